@@ -1,0 +1,169 @@
+"""Local training of an adapter on latents, without any knowledge of Flower, envelopes or the server.
+
+The loss is that of latent diffusion (Rombach et al. 2022): ``L = E ||target - model(x_t, t, caption)||^2`` over
+the schedule's timesteps, where the target is the noise or the velocity as the base's own configuration says.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.dataset import TrainingSet
+from common.adapters import Adapter, Part
+from common.errors import TrainingError
+from common.models import Base, load_adapter, read_factors, trained_parameters
+from common.settings import LoraSettings, TrainingSettings
+
+HELD_OUT_SEED = 20_260_101
+"""Fixed for ever: held-out losses of different rounds, runs and sites are taken on the same noise."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What one round of local training yields.
+
+    Attributes:
+        delta: Change of the trained factors, flat float32 in schema order (B under ``ffa``, A and B else).
+        loss: Mean training loss over the steps.
+        examples: Drawings in the training split.
+        seconds: Wall-clock time.
+    """
+
+    delta: NDArray[np.float32]
+    loss: float
+    examples: int
+    seconds: float
+
+
+def trained_part(lora: LoraSettings) -> Part:
+    """Return which factors an update holds."""
+    return "B" if lora.method == "ffa" else "both"
+
+
+def train(
+    base: Base, adapter: Adapter, data: TrainingSet, lora: LoraSettings, settings: TrainingSettings, seed: int
+) -> TrainingResult:
+    """Train the adapter for ``settings.steps`` steps and return how it changed.
+
+    The U-Net must already carry LoRA layers that fit ``adapter``. The same inputs and seed give the same result on
+    the same machine with the same number of threads.
+
+    Args:
+        base: The frozen base with LoRA attached to its U-Net.
+        adapter: The factors to start from.
+        data: The site's latents and captions.
+        lora: Which factors are trained.
+        settings: Steps, batch, learning rate.
+        seed: Decides batches, noise, timesteps and dropped captions.
+
+    Raises:
+        TrainingError: There is nothing to train on, or the loss is not finite.
+    """
+    if len(data) == 0:
+        raise TrainingError("there is no drawing to train on", got="0 drawings", expected="at least 1")
+    began = time.monotonic()
+    load_adapter(base.unet, adapter)
+    part = trained_part(lora)
+    before = read_factors(base.unet, part)
+    losses = list(_steps(base, data, settings, seed))
+    delta = read_factors(base.unet, part) - before
+    if not np.isfinite(delta).all() or not all(map(math.isfinite, losses)):
+        raise TrainingError("training diverged", got="a loss that is not finite", expected="a smaller learning rate")
+    return TrainingResult(delta, float(np.mean(losses)), len(data), time.monotonic() - began)
+
+
+def _steps(base: Base, data: TrainingSet, settings: TrainingSettings, seed: int) -> Iterator[float]:
+    torch.manual_seed(seed)  # LoRA dropout draws from the global generator
+    chance = torch.Generator().manual_seed(seed)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if settings.precision == "bf16" and base.device.type == "cuda" else "no",
+        gradient_accumulation_steps=settings.accumulate,
+        cpu=base.device.type == "cpu",
+    )
+    parameters = trained_parameters(base.unet)
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    base.unet.train()
+    for _ in range(settings.steps):
+        total = 0.0
+        for _ in range(settings.accumulate):
+            with accelerator.autocast():
+                loss = _batch_loss(base, data, settings, chance)
+            accelerator.backward(loss / settings.accumulate)
+            total += float(loss.detach()) / settings.accumulate
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        yield total
+    base.unet.eval()
+
+
+def _batch_loss(base: Base, data: TrainingSet, settings: TrainingSettings, chance: torch.Generator) -> Tensor:
+    index = torch.randint(len(data), (settings.batch,), generator=chance)
+    latents = data.latents(index, chance)
+    words = data.text(index, torch.rand(len(index), generator=chance) < settings.caption_dropout)
+    noise = torch.randn(latents.shape, generator=chance)
+    t = _stratified_timesteps(len(index), int(base.schedule.config.num_train_timesteps), chance)
+    return _loss(base, latents, words, noise, t).mean()
+
+
+def _stratified_timesteps(count: int, most: int, chance: torch.Generator) -> Tensor:
+    """Return ``count`` timesteps, each uniform on its own, together spread evenly.
+
+    One draw from each of ``count`` equal strata, in random order (Kingma et al. 2021, "Variational Diffusion
+    Models", appendix I.1): the same expectation, less variance than independent draws.
+    """
+    strata = torch.randperm(count, generator=chance)
+    return ((strata + torch.rand(count, generator=chance)) / count * most).long().clamp_(max=most - 1)
+
+
+def _loss(base: Base, latents: Tensor, words: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Return the loss of each example, float32 [n]."""
+    latents, words, noise, t = (x.to(base.device) for x in (latents, words, noise, t))
+    noisy = base.schedule.add_noise(latents, noise, t)
+    guess = base.unet(noisy, t, words).sample
+    kind = base.schedule.config.prediction_type
+    if kind == "epsilon":
+        target = noise
+    elif kind == "v_prediction":
+        target = base.schedule.get_velocity(latents, noise, t)
+    else:
+        raise TrainingError("the base predicts something that cannot be trained", got=kind, expected="epsilon or v_prediction")
+    return F.mse_loss(guess.float(), target.float(), reduction="none").mean((1, 2, 3))
+
+
+@torch.no_grad()
+def held_out_loss(base: Base, adapter: Adapter | None, data: TrainingSet, settings: TrainingSettings) -> float:
+    """Return the mean loss on the held-out drawings, on noise and timesteps that never change.
+
+    Args:
+        base: The base; LoRA attached when ``adapter`` is given.
+        adapter: The factors to measure; the U-Net is taken as it is when left out.
+        data: The held-out latents and captions.
+        settings: How many drawings and draws.
+
+    Raises:
+        TrainingError: There is no held-out drawing.
+    """
+    if len(data) == 0:
+        raise TrainingError("there is no held-out drawing to measure on", got="0 drawings", expected="at least 1")
+    if adapter is not None:
+        load_adapter(base.unet, adapter)
+    base.unet.eval()
+    chance = torch.Generator().manual_seed(HELD_OUT_SEED)
+    few = torch.arange(min(len(data), settings.held_out_most))
+    index = few.repeat(settings.held_out_draws)
+    most = int(base.schedule.config.num_train_timesteps)
+    t = _stratified_timesteps(len(index), most, chance)
+    latents, words = data.first_view(index), data.text(index, torch.zeros(len(index), dtype=torch.bool))
+    noise = torch.randn(latents.shape, generator=chance)
+    parts = zip(*(x.split(32) for x in (latents, words, noise, t)), strict=True)
+    return float(torch.cat([_loss(base, *part) for part in parts]).mean())

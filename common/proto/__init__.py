@@ -1,0 +1,1 @@
+"""Wire records: bottega.proto and the code generated from it (`make proto`)."""

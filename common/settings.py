@@ -1,0 +1,156 @@
+"""Settings: frozen, with units in their names, unknown keys refused with the nearest known one.
+
+Settings are public: they travel in tasks and stand in reports. Nothing that is derived from a drawing
+is ever a setting.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.errors import SettingsError
+
+EMBEDDED_BASE = "embedded"
+"""The name of the base model that ships with bottega."""
+
+Encoding = Literal["fp32", "fp16", "bf16", "int8"]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Settings(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class LoraSettings(Settings):
+    """Which layers of the U-Net carry an adapter, and how large it is (LoRA, arXiv 2106.09685).
+
+    ``alpha`` is always the rank: diffusers' writer drops any other value, and the learning rate says the same.
+    """
+
+    method: Literal["ffa", "both"] = "ffa"
+    """``ffa``: A frozen and shared, B trained (FFA-LoRA, arXiv 2403.12313). ``both``: A and B are trained."""
+    rank: Positive = 8
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of module names inside the U-Net."""
+
+
+class TrainingSettings(Settings):
+    """How a site trains in one round. The server proposes them in the task; house rules may refuse."""
+
+    steps: Positive = 12
+    batch: Positive = 16
+    accumulate: Positive = 1
+    """Batches whose gradients are added up before a step."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-2
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    caption_dropout: Share = 0.1
+    """Share of captions left empty, so that guidance has something to guide away from (arXiv 2207.12598)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16`` autocasts on a GPU; on a CPU it is slower and refused."""
+    held_out_draws: Positive = 4
+    """Fixed draws of noise and timestep per held-out drawing."""
+    held_out_most: Positive = 64
+    """Held-out drawings measured at the most."""
+
+    @model_validator(mode="after")
+    def _batch_is_reachable(self) -> Self:
+        if self.batch * self.accumulate > 65_536:
+            raise ValueError("batch times accumulate is over 65536")
+        return self
+
+
+class AggregationSettings(Settings):
+    """How the server turns the admitted updates of a round into the next adapter."""
+
+    example_cap: Positive = 1000
+    """A site's weight is the smaller of this and the examples it reports: the report is not to be trusted far."""
+    norm_bound: Annotated[float, Field(gt=0.0)] = 100.0
+    """Largest L2 norm of an update that is admitted."""
+    refresh_every: Annotated[int, Field(ge=0)] = 1
+    """Rounds between SVD refreshes of A (FedSVD, arXiv 2505.12805); 0: never. Of effect under ``ffa``."""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """Server optimiser (FedOpt, arXiv 2003.00295)."""
+    server_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class RunSettings(Settings):
+    """One run: everything a round needs to know."""
+
+    rounds: Positive = 6
+    base: str = EMBEDDED_BASE
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    encoding: Encoding = "fp16"
+    """How updates are written on the wire."""
+    quorum: Positive = 2
+    """Admitted updates without which a round changes nothing."""
+    deadline_s: Annotated[float, Field(gt=0.0)] = 600.0
+    """A round closes when every site has answered, or this many seconds after its tasks were sent."""
+    lora: LoraSettings = LoraSettings()
+    training: TrainingSettings = TrainingSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+
+
+def parse(model: type[S], values: object, where: str) -> S:
+    """Return ``values`` as settings.
+
+    Args:
+        model: The class of settings.
+        values: A mapping, as read from TOML, JSON or the command line.
+        where: What is being read, for the error.
+
+    Raises:
+        SettingsError: A key is unknown (the nearest known one is named) or a value does not fit.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as cause:
+        raise _explained(model, cause, where) from None
+
+
+def parse_json(model: type[S], text: str, where: str) -> S:
+    """Return the settings written in ``text`` as JSON; see :func:`parse`."""
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as cause:
+        raise _explained(model, cause, where) from None
+
+
+def read_toml(model: type[S], file: Path) -> S:
+    """Return the settings kept in a TOML file; see :func:`parse`."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
+        raise SettingsError(f"{file.name} cannot be read", got=str(cause)) from None
+    return parse(model, values, file.name)
+
+
+def _explained(model: type[Settings], cause: ValidationError, where: str) -> SettingsError:
+    first = cause.errors(include_url=False, include_context=False)[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the whole"
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1)
+        known = f"'{near[0]}'" if near else "one of " + ", ".join(sorted(_keys(model)))
+        return SettingsError(f"{where}: '{key}' is not a setting", expected=known)
+    return SettingsError(f"{where}: '{key}' does not fit", got=repr(first.get("input"))[:60], expected=first["msg"])
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        keys.append(name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _keys(field.annotation)
+    return keys

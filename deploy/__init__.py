@@ -1,0 +1,1 @@
+"""What a person starts: the `bottega` command and the demo."""

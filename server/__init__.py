@@ -1,0 +1,1 @@
+"""The federation server: the SuperLink, the round loop, aggregation and the store."""
