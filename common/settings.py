@@ -86,6 +86,15 @@ class AggregationSettings(Settings):
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
+class RoundTerms(Settings):
+    """What a task asks of a site."""
+
+    lora: LoraSettings
+    training: TrainingSettings
+    encoding: Encoding
+    """How the update is to be written on the wire."""
+
+
 class RunSettings(Settings):
     """One run: everything a round needs to know."""
 
@@ -98,9 +107,19 @@ class RunSettings(Settings):
     """Admitted updates without which a round changes nothing."""
     deadline_s: Annotated[float, Field(gt=0.0)] = 600.0
     """A round closes when every site has answered, or this many seconds after its tasks were sent."""
+    patience: Annotated[float, Field(ge=0.0)] = 3.0
+    """Once a quorum is admitted, the other sites get this many times as long as that took (and 10 s), then the round
+    closes: one dead site must not hold up the living."""
+    gather_s: Annotated[float, Field(gt=0.0)] = 120.0
+    """How long a round waits for a quorum of sites to be online before the run stops."""
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
+
+    @property
+    def terms(self) -> RoundTerms:
+        """The part that sites are told."""
+        return RoundTerms(lora=self.lora, training=self.training, encoding=self.encoding)
 
 
 def parse(model: type[S], values: object, where: str) -> S:

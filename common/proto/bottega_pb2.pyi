@@ -208,44 +208,36 @@ Global___Envelope: _TypeAlias = Envelope  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
-    """The manifest of a task. The body holds the adapter as safetensors."""
+    """The manifest of a task. The body holds the adapter, both factors, as safetensors."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORK_FIELD_NUMBER: _builtins.int
     BASE_DIGEST_FIELD_NUMBER: _builtins.int
     SCHEMA_FIELD_NUMBER: _builtins.int
-    TRAINING_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
-    ENCODING_FIELD_NUMBER: _builtins.int
-    DEADLINE_MS_FIELD_NUMBER: _builtins.int
     work: Global___Work.ValueType
     base_digest: _builtins.str
     """sha256 over the base model's weights, hex"""
     schema: _builtins.str
     """AdapterSchema as JSON"""
-    training: _builtins.str
-    """TrainingSettings as JSON"""
+    terms: _builtins.str
+    """RoundTerms as JSON"""
     seed: _builtins.int
-    """of this run and round; the site derives its own from it"""
-    encoding: _builtins.str
-    """how the update is to be written: fp32, fp16, bf16 or int8"""
-    deadline_ms: _builtins.int
-    """Unix time; an answer after it is late"""
+    """of this run; the site derives its own from it"""
     def __init__(
         self,
         *,
         work: Global___Work.ValueType = ...,
         base_digest: _builtins.str = ...,
         schema: _builtins.str = ...,
-        training: _builtins.str = ...,
+        terms: _builtins.str = ...,
         seed: _builtins.int = ...,
-        encoding: _builtins.str = ...,
-        deadline_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "deadline_ms", b"deadline_ms", "encoding", b"encoding", "schema", b"schema", "seed", b"seed", "training", b"training", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "schema", b"schema", "seed", b"seed", "terms", b"terms", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,7 +301,7 @@ class Refusal(_message.Message):
     reason: _builtins.str
     """in words"""
     check: _builtins.str
-    """a slug: base-digest, house-rules, drawings, training"""
+    """a slug: base-model, rule, adapter, drawings, training"""
     def __init__(
         self,
         *,

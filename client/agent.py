@@ -1,0 +1,188 @@
+"""The site agent: the one process at a site that reads drawings and keys.
+
+It takes envelopes on a UNIX socket that only its owner may open, believes a task only when the federation's server
+signed it for this site and it was never answered before, and returns a sealed update or a sealed refusal.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import grpc
+
+from client.work import Answer, Bench
+from common.errors import AgentError, BottegaError, EnvelopeError
+from common.paths import MOST_SOCKET_BYTES
+from common.proto import bottega_pb2 as pb
+from common.proto import bottega_pb2_grpc as rpc
+from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter, seal_body, seal_letter
+from security.files import replace
+from security.identity import Identity, Peer
+from security.replay import NonceBook, Remembered
+
+log = logging.getLogger("bottega.agent")
+
+TASK_LIFE_MS = 24 * 3_600_000
+"""A task older than this is stale. Longer than any round: a site may have been busy with another run."""
+
+GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+class SiteAgent:
+    """Opens tasks, has them worked on, seals the answers. Knows nothing of sockets.
+
+    Args:
+        identity: The site's own.
+        server: The federation's server, the only one whose tasks are believed.
+        bench: Where the work is done.
+        nonces: The file that remembers which tasks were answered.
+    """
+
+    def __init__(self, identity: Identity, server: Peer, bench: Bench, nonces: Path) -> None:
+        self.identity, self._server, self._bench = identity, server, bench
+        self._file = nonces
+        self._book = NonceBook(TASK_LIFE_MS, _remembered(nonces))
+
+    def answer(self, letter: bytes, body: bytes) -> tuple[bytes, memoryview]:
+        """Return the letter and sealed body that answer a task.
+
+        Raises:
+            EnvelopeError: The envelope is not a fresh task from the federation's server to this site. Nothing is
+                answered then, since there is nobody to answer to.
+        """
+        expect = Expectation(frozenset({Kind.TASK}), self.identity.id.federation, past_ms=TASK_LIFE_MS)
+        opened = open_letter(letter, opener=self.identity, sender=self._server, expect=expect, now_ms=_now_ms())
+        self._take(opened)
+        kind, manifest, plain = self._worked(opened, body)
+        sealed = seal_body(plain)
+        reply = seal_letter(
+            kind=kind,
+            run=opened.header.run,
+            round_number=opened.header.round_number,
+            in_reply_to=opened.header.nonce,
+            manifest=manifest,
+            body=sealed,
+            sender=self.identity,
+            recipient=self._server,
+            now_ms=_now_ms(),
+        )
+        return reply, sealed.ciphertext
+
+    def _take(self, opened: OpenedLetter) -> None:
+        """Remember the task before any work is done: after a crash it is lost, never answered twice."""
+        self._book.take(opened.header, _now_ms())
+        replace(self._file, [json.dumps(asdict(self._book.remembered())).encode()], error=AgentError)
+
+    def _worked(self, opened: OpenedLetter, body: bytes) -> tuple[Kind, bytes, bytes]:
+        header = opened.header
+        log.info("round %d of run %s: task taken", header.round_number, header.run)
+        try:
+            answer = self._attempt(opened, lambda: open_body(opened, body))
+        except BottegaError as why:
+            log.warning("round %d of run %s: refused: %s", header.round_number, header.run, why)
+            return Kind.REFUSAL, pb.Refusal(reason=str(why), check=slug(why)).SerializeToString(), b""
+        log.info("round %d of run %s: answered, %d bytes", header.round_number, header.run, len(answer.body))
+        return Kind.UPDATE, answer.manifest.SerializeToString(), answer.body
+
+    def _attempt(self, opened: OpenedLetter, body: Callable[[], memoryview]) -> Answer:
+        try:
+            task = pb.Task.FromString(opened.manifest)
+            return self._bench.answer(task, opened.header.run, opened.header.round_number, body)
+        except BottegaError:
+            raise
+        except Exception as cause:  # whatever broke, what leaves is a refusal that tells nothing of the drawings
+            log.exception("the work on a task broke")
+            raise AgentError("the work on the task broke at the site", got=type(cause).__name__) from None
+
+
+def slug(error: BottegaError) -> str:
+    """Return the short name of a kind of error: ``BaseModelError`` is ``base-model``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
+
+
+class AgentService(rpc.SiteAgentServicer):
+    """The agent on gRPC."""
+
+    def __init__(self, agent: SiteAgent, status: Callable[[], pb.Status]) -> None:
+        self._agent, self._status = agent, status
+
+    def Answer(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802 (the name of the call)
+        """Answer one envelope; an envelope that is not to be believed is refused with its error."""
+        try:
+            letter, body = self._agent.answer(request.letter, request.body)
+        except (EnvelopeError, AgentError) as why:
+            log.warning("an envelope was refused: %s", why)
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(why))
+        return pb.Envelope(letter=letter, body=bytes(body))
+
+    def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.Status:  # noqa: ARG002, N802
+        """Say what the agent is doing."""
+        return self._status()
+
+
+def serve(service: AgentService, socket: Path) -> grpc.Server:
+    """Listen on ``socket`` (0600) and return the started server.
+
+    Raises:
+        AgentError: The path is too long for a socket, or another agent listens there.
+    """
+    if len(str(socket).encode()) > MOST_SOCKET_BYTES:
+        raise AgentError(
+            "the home's path is too long for a UNIX socket",
+            got=f"{len(str(socket).encode())} bytes",
+            expected=f"at most {MOST_SOCKET_BYTES}",
+            advice="Move the home to a shorter path.",
+        )
+    if socket.exists():
+        if is_alive(socket):
+            raise AgentError("another agent already serves this home", advice="Stop it first, or use its answer.")
+        socket.unlink()  # left over from a crash: nobody listens
+    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=GRPC_OPTIONS)
+    rpc.add_SiteAgentServicer_to_server(service, server)
+    before = os.umask(0o177)  # the socket is born 0600; a chmod afterwards would leave a moment in between
+    try:
+        server.add_insecure_port(f"unix:{socket}")
+    except RuntimeError as cause:
+        raise AgentError("the agent's socket cannot be opened", got=str(socket)) from cause
+    finally:
+        os.umask(before)
+    server.start()
+    return server
+
+
+def is_alive(socket: Path) -> bool:
+    """Return whether an agent answers on ``socket``."""
+    return get_status(socket) is not None
+
+
+def get_status(socket: Path) -> pb.Status | None:
+    """Return the status of the agent on ``socket``; None when none answers within two seconds."""
+    if not socket.exists():
+        return None
+    with grpc.insecure_channel(f"unix:{socket}") as channel:
+        try:
+            status: pb.Status = rpc.SiteAgentStub(channel).GetStatus(pb.StatusRequest(), timeout=2)
+        except grpc.RpcError:
+            return None
+        return status
+
+
+def _remembered(file: Path) -> Remembered:
+    """Return what the file remembers; without a readable file, everything sealed before now is refused."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return Remembered(int(kept["horizon_ms"]), tuple((str(s), str(n), int(c)) for s, n, c in kept["nonces"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Remembered(_now_ms(), ())
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

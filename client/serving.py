@@ -1,0 +1,100 @@
+"""A site at work: its agent in this process, Flower's SuperNode beside it as a courier's office."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+from client.agent import AgentService, SiteAgent, serve
+from client.dataset import TrainingSet, encode
+from client.drawings import Drawings, load_drawings
+from client.settings import SiteSettings
+from client.work import Bench
+from common.errors import DrawingsError, HomeError
+from common.models import Base, load_base
+from common.paths import SiteHome
+from common.processes import ChildProcess, Supervisor, flower_environment
+from common.proto import bottega_pb2 as pb
+from common.settings import read_toml
+from security.identity import Identity, Peer, Roster
+from security.names import Role, SpiffeId
+
+log = logging.getLogger("bottega.site")
+
+
+def run_site(home: SiteHome) -> None:
+    """Serve a site until SIGTERM or SIGINT.
+
+    Raises:
+        HomeError: There is no site in this folder.
+        DrawingsError: There is nothing to train on.
+        BaseModelError: The base cannot be loaded.
+        ProcessError: The SuperNode died.
+    """
+    if not home.settings.is_file():
+        raise HomeError("there is no site in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
+    settings = read_toml(SiteSettings, home.settings)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
+    drawings = load_drawings(Path(settings.data), settings.drawings)
+    if not drawings.train:
+        raise DrawingsError("there is no drawing to train on", got="0 usable drawings", expected="at least 2")
+    base = load_base(settings.base).to(_device(settings))
+    bench = Bench(settings.name, base, *_encoded(base, drawings, settings), settings.rules)
+    agent = SiteAgent(identity, _server(home, settings), bench, home.nonces)
+    server = serve(AgentService(agent, lambda: _status(settings, base, drawings, bench)), home.socket)
+    log.info("site %s: %d drawings to train on, %d held out", settings.name, len(drawings.train), len(drawings.held_out))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        with Supervisor([_supernode(home, settings)]) as supervisor:
+            supervisor.watch(stop)
+    finally:
+        server.stop(grace=1).wait()
+        home.socket.unlink(missing_ok=True)
+
+
+def _supernode(home: SiteHome, settings: SiteSettings) -> ChildProcess:
+    command = [
+        str(Path(sys.executable).with_name("flower-supernode")),
+        "--superlink", settings.server,
+        "--root-certificates", str(home.authority_certificate),
+        "--auth-supernode-private-key", str(home.supernode_key),
+        "--node-config", f'agent-socket="{home.socket}"',
+    ]  # fmt: skip
+    return ChildProcess("supernode", command, home.root / "supernode.log", flower_environment(home.flower))
+
+
+def _encoded(base: Base, drawings: Drawings, settings: SiteSettings) -> tuple[TrainingSet, TrainingSet]:
+    training = encode(base, drawings.train, settings.augment, settings.views)
+    return training, encode(base, drawings.held_out)
+
+
+def _server(home: SiteHome, settings: SiteSettings) -> Peer:
+    servers = [peer for peer in Roster.load(home.roster) if peer.id.role is Role.SERVER]
+    if len(servers) != 1 or servers[0].id.federation != settings.federation:
+        raise HomeError("the roster does not name one server of this federation", got=len(servers), expected=1)
+    return servers[0]
+
+
+def _status(settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench) -> pb.Status:
+    return pb.Status(
+        site=settings.name,
+        base_digest=base.digest,
+        drawings=len(drawings.train),
+        held_out=len(drawings.held_out),
+        doing=bench.doing,
+    )
+
+
+def _device(settings: SiteSettings) -> torch.device:
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)

@@ -1,0 +1,32 @@
+"""What a site settles for itself: ``site.toml``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from client.augment import AugmentSettings
+from client.drawings import DrawingSettings
+from client.policy import HouseRules
+from common.settings import EMBEDDED_BASE, Positive, Settings
+
+
+class SiteSettings(Settings):
+    """One site."""
+
+    federation: str
+    name: str
+    server: str
+    """Host and port of the server's fleet address, such as ``server.example:8440``."""
+    data: str
+    """The folder of drawings."""
+    base: str = EMBEDDED_BASE
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive | None = None
+    """CPU threads of training; all cores when left out. Set 1 where several sites share a machine."""
+    views: Positive = 1
+    """Encoded views a drawing, the plain one counted in; further ones are augmented."""
+    keep_latents: bool = False
+    """Keep encoded drawings, encrypted, in the home, so that the next start need not encode again."""
+    drawings: DrawingSettings = DrawingSettings()
+    augment: AugmentSettings = AugmentSettings()
+    rules: HouseRules = HouseRules()

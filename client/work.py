@@ -1,0 +1,110 @@
+"""What a site does for one task: checks what is asked, trains or measures, and returns what may leave the house."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dataset import TrainingSet
+from client.policy import HouseRules, check_rules
+from client.training import held_out_loss, train, trained_part
+from common.adapters import Adapter, AdapterSchema, pack, split, unpack
+from common.errors import AdapterError, BaseModelError
+from common.models import Base, attach_lora
+from common.proto import bottega_pb2 as pb
+from common.settings import LoraSettings, RoundTerms, parse_json
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What leaves the house: the manifest of an update and its tensors (empty after an evaluation)."""
+
+    manifest: pb.Update
+    body: bytes
+
+
+class Bench:
+    """The work bench: the warm base model and the encoded drawings. One task at a time.
+
+    Args:
+        site: The site's name; part of the seed, so that no two sites draw the same noise.
+        base: The base, LoRA attached as tasks ask for it.
+        training: The training split.
+        held_out: The held-out split.
+        rules: The house rules.
+    """
+
+    def __init__(self, site: str, base: Base, training: TrainingSet, held_out: TrainingSet, rules: HouseRules) -> None:
+        self._site, self._base, self._rules = site, base, rules
+        self._training, self._held_out = training, held_out
+        self._lora: LoraSettings | None = None
+        self._schema: AdapterSchema | None = None
+        self._lock = threading.Lock()
+        self.doing = "waiting"
+
+    def answer(self, task: pb.Task, run: str, number: int, open_body: Callable[[], memoryview]) -> Answer:
+        """Do what ``task`` asks.
+
+        Args:
+            task: From a letter that was opened and believed.
+            run: The run's id.
+            number: The round.
+            open_body: Opens the sealed adapter; called only when the settings have passed the house rules.
+
+        Raises:
+            RuleError: The house rules forbid it.
+            BaseModelError: The task names another base.
+            AdapterError: The adapter does not fit.
+            TrainingError: Training or measuring failed.
+        """
+        terms = parse_json(RoundTerms, task.terms, "the task's terms")
+        check_rules(self._rules, terms.lora, terms.training)
+        with self._lock:
+            if task.base_digest != self._base.digest:
+                raise BaseModelError(
+                    "the task names another base model", got=self._base.digest[:16], expected=task.base_digest[:16]
+                )
+            schema = self._fitted(terms.lora, task.schema)
+            adapter = _adapter(schema, open_body())
+            try:
+                self.doing = f"{run} round {number}"
+                return self._worked(task, terms, schema, adapter, number)
+            finally:
+                self.doing = "waiting"
+
+    def _fitted(self, lora: LoraSettings, asked: str) -> AdapterSchema:
+        if lora != self._lora or self._schema is None:
+            self._schema = attach_lora(self._base.unet, lora)
+            self._lora = lora
+        if AdapterSchema.from_json(asked) != self._schema:
+            raise AdapterError("the task's adapter schema is not the one that its settings make on this base")
+        return self._schema
+
+    def _worked(
+        self, task: pb.Task, terms: RoundTerms, schema: AdapterSchema, adapter: Adapter, number: int
+    ) -> Answer:
+        metrics = {}
+        if len(self._held_out):
+            metrics["held_out_loss"] = held_out_loss(self._base, adapter, self._held_out, terms.training)
+        if task.work == pb.WORK_EVALUATE:
+            return Answer(pb.Update(examples=len(self._training), metrics=metrics), b"")
+        seed = _own_seed(task.seed, number, self._site)
+        done = train(self._base, adapter, self._training, terms.lora, terms.training, seed)
+        metrics["training_loss"] = done.loss
+        body = pack(done.delta, schema, trained_part(terms.lora), terms.encoding, seed)
+        return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds), body)
+
+
+def _adapter(schema: AdapterSchema, body: memoryview) -> Adapter:
+    both: NDArray[np.float32] = unpack(body, schema, "both")
+    return split(schema, both)
+
+
+def _own_seed(seed: int, number: int, site: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{number}/{site}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")

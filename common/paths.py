@@ -1,0 +1,130 @@
+"""Where things lie in a server's and a site's home folder. Paths only: nothing here reads or writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MOST_SOCKET_BYTES = 107
+"""Longest path of a UNIX socket on Linux (sun_path without its final zero)."""
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """The home of a federation server."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """``server.toml``."""
+        return self.root / "server.toml"
+
+    @property
+    def keys(self) -> Path:
+        """Signing, sealing, TLS and authority keys, each 0600."""
+        return self.root / "keys"
+
+    @property
+    def certificate(self) -> Path:
+        """The server's TLS certificate, PEM."""
+        return self.root / "server.crt"
+
+    @property
+    def authority_certificate(self) -> Path:
+        """The certificate of the federation's authority, PEM; sites pin it."""
+        return self.root / "ca.crt"
+
+    @property
+    def roster(self) -> Path:
+        """Who belongs to the federation."""
+        return self.root / "roster.json"
+
+    @property
+    def supernodes(self) -> Path:
+        """The sites' SuperNode public keys, one ``<site>.pub`` each."""
+        return self.root / "supernodes"
+
+    @property
+    def database(self) -> Path:
+        """The store: runs, rounds, verdicts."""
+        return self.root / "bottega.db"
+
+    @property
+    def flower(self) -> Path:
+        """What Flower keeps for itself: the SuperLink's state, couriers' ciphertext."""
+        return self.root / "flower"
+
+    @property
+    def ports(self) -> Path:
+        """The ports that a running server listens on, JSON; it exists while the server is up."""
+        return self.root / "ports.json"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run."""
+        return self.root / "runs"
+
+    def run(self, run: str) -> Path:
+        """Return the folder of a run."""
+        return self.runs / run
+
+    def round(self, run: str, number: int) -> Path:
+        """Return the folder of a round: its adapter and, while it is kept, its spool."""
+        return self.run(run) / f"round-{number:04d}"
+
+    def spool(self, run: str, number: int) -> Path:
+        """Return the folder where a round's sealed answers wait for its close."""
+        return self.round(run, number) / "spool"
+
+
+@dataclass(frozen=True)
+class SiteHome:
+    """The home of a site."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """``site.toml``."""
+        return self.root / "site.toml"
+
+    @property
+    def keys(self) -> Path:
+        """Signing, sealing and SuperNode keys, each 0600."""
+        return self.root / "keys"
+
+    @property
+    def supernode_key(self) -> Path:
+        """The key that Flower's SuperNode signs with: ECDSA P-384 in OpenSSH format."""
+        return self.keys / "supernode"
+
+    @property
+    def authority_certificate(self) -> Path:
+        """The pinned certificate of the federation's authority, PEM."""
+        return self.root / "ca.crt"
+
+    @property
+    def roster(self) -> Path:
+        """Who belongs to the federation, as this site knows it."""
+        return self.root / "roster.json"
+
+    @property
+    def nonces(self) -> Path:
+        """The tasks that were answered lately; none is answered twice."""
+        return self.root / "nonces.json"
+
+    @property
+    def cache(self) -> Path:
+        """Encoded drawings, kept encrypted."""
+        return self.root / "cache"
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent listens, owner only."""
+        return self.root / "agent.sock"
+
+    @property
+    def flower(self) -> Path:
+        """What Flower keeps for itself."""
+        return self.root / "flower"

@@ -1,0 +1,1 @@
+"""The commands that stand above server and site: demo, draw, evaluate."""

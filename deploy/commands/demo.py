@@ -1,0 +1,80 @@
+"""``bottega demo``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.settings import EMBEDDED_BASE, RunSettings, parse
+
+DEFAULT_HOME = Path("bottega-demo")
+
+
+def demo(
+    home: Annotated[Path, typer.Option(help="Folder of the demo; an earlier demo's is made anew.")] = DEFAULT_HOME,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder of folders of drawings, one a site; procedural studios when left out.")
+    ] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="How many sites take part; 4, or every folder of --data.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Decides drawings, batches and noise.")] = 0,
+    base: Annotated[str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit on the hub.")] = EMBEDDED_BASE,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.")] = False,
+    keep: Annotated[bool, typer.Option(help="Keep keys, homes and logs of the throw-away federation.")] = False,
+) -> None:
+    """Run a whole federation on this machine: a server, four studios, real processes, sealed updates, a report.
+
+    Each studio trains on its own drawings, in a style that the base model has never seen. Takes a few minutes.
+    """
+    from deploy.demo import DemoSettings, run_demo
+    from deploy.progress import Progress
+
+    logging.getLogger("bottega").setLevel(logging.WARNING)
+    run = parse(RunSettings, demo_run(rounds, seed, base, sites), "the demo's run")
+    console = Console(stderr=True)
+    with Progress(console, quiet=json_) as progress:
+        result = run_demo(DemoSettings(home, data, sites, seed, run, keep), progress)
+    if json_:
+        typer.echo(json.dumps(result))
+        return
+    _summary(Console(), result)
+
+
+def demo_run(rounds: int, seed: int, base: str, sites: int | None) -> dict[str, object]:
+    """Return the run settings of a demo, as a mapping."""
+    return {
+        "rounds": rounds,
+        "seed": seed,
+        "base": base,
+        "quorum": 1 if sites == 1 else 2,
+        "lora": {"targets": DEMO_TARGETS},
+        "training": {"steps": 10},
+    }
+
+
+DEMO_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+def _summary(console: Console, result: dict[str, object]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "before", "after"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row("held-out loss", f"{result['held_out_loss_before']:.4f}", f"{result['held_out_loss_after']:.4f}")
+    table.add_row("distance to the studios' drawings (FID)", f"{result['fid_before']:.1f}", f"{result['fid_after']:.1f}")
+    console.print(table)
+    console.print(f"report   {result['report']}", soft_wrap=True)
+    console.print(f"adapter  {result['adapter']}", soft_wrap=True)
+    prompts = result["prompts"]
+    prompt = prompts[0] if isinstance(prompts, list) else ""
+    console.print(
+        f"\nNext: draw with it:\n  bottega draw --adapter {shlex.quote(str(result['adapter']))} --prompt {shlex.quote(str(prompt))}",
+        soft_wrap=True,
+        highlight=False,
+    )

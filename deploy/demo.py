@@ -1,0 +1,248 @@
+"""``bottega demo``: a whole federation on one machine, from keys to a report."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.drawings import Drawing, load_drawings
+from client.evaluation import domain_fid
+from client.settings import SiteSettings
+from common.errors import ProcessError, RunError
+from common.export import WEIGHTS, read_adapter
+from common.models import Base, attach_lora, load_adapter, load_base
+from common.processes import Supervisor
+from common.sampling import sample
+from common.settings import RunSettings, read_toml
+from deploy.federation import Premises, prepare, start_server, start_sites, tear_down, wait_for_sites
+from deploy.progress import Progress
+from deploy.report import SiteGallery, write_report
+from deploy.studios import StudioFolder, find_studios, make_studios
+from server.store import RoundRow, Store
+from server.submitting import start_run
+
+log = logging.getLogger("bottega.demo")
+
+SHOWN = 8
+"""Pictures a row of the report."""
+
+JUDGED = 24
+"""Pictures a site that are generated for the distance."""
+
+STEPS = 25
+GUIDANCE = 4.0
+"""Denoising steps and guidance of the demo's pictures: half the steps of `bottega draw`, since it draws two hundred."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What a person may choose about a demo."""
+
+    home: Path
+    data: Path | None
+    sites: int | None
+    seed: int
+    run: RunSettings
+    keep: bool
+
+
+@dataclass
+class Samples:
+    """Pictures of every site drawn with one state of the model."""
+
+    by_site: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def all(self) -> NDArray[np.uint8]:
+        """Return the pictures of all sites."""
+        return np.concatenate(list(self.by_site.values()))
+
+
+def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
+    """Run the demo and return its result: what ``--json`` prints.
+
+    Every process that is started is stopped again, whatever happens.
+
+    Raises:
+        BottegaError: Something did not work; the home keeps the logs.
+    """
+    began = time.monotonic()
+    clock = Clock(progress)
+    premises = prepare(settings.home.absolute())
+    studios = _studios(settings, premises)
+    progress.open([s.name for s in studios], settings.run.rounds)
+    with Supervisor() as supervisor:
+        with clock.stage("founding the federation and starting its processes"):
+            start_server(premises, supervisor, studios, settings.run.base)
+            start_sites(premises, supervisor, studios)
+        with clock.stage("drawing with the base, before any training"):
+            drawings = {s.name: _drawings(premises, s) for s in studios}
+            base = load_base(settings.run.base)
+            before = _samples(base, drawings, settings.seed)
+        with clock.stage("waiting for the sites"):
+            wait_for_sites(premises, supervisor, studios)
+        with clock.stage("federated rounds"):
+            run = start_run(premises.server, settings.run)
+            _watched(premises, supervisor, run, progress)
+    with clock.stage("drawing with the federation's adapter"):
+        adapter = _kept_adapter(premises, run, settings.run.rounds)
+        attach_lora(base.unet, settings.run.lora)
+        load_adapter(base.unet, read_adapter(adapter))
+        after = _samples(base, drawings, settings.seed)
+    facts = _facts(premises, run, adapter, base, drawings, before, after)
+    galleries = [_gallery(s.name, drawings[s.name], before, after) for s in studios]
+    facts["timings"], facts["seconds"] = clock.took, round(time.monotonic() - began, 1)
+    facts["report"] = str(premises.root / "report.html")
+    write_report(premises.root / "report.html", facts, galleries)
+    if not settings.keep:
+        tear_down(premises)
+    return facts
+
+
+class Clock:
+    """Times the stages of the demo."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.took: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time one stage."""
+        self._progress.stage(name)
+        began = time.monotonic()
+        yield
+        self.took[name] = round(time.monotonic() - began, 1)
+
+
+def _studios(settings: DemoSettings, premises: Premises) -> list[StudioFolder]:
+    if settings.data is not None:
+        return find_studios(settings.data, settings.sites)
+    return make_studios(premises.drawings, 4 if settings.sites is None else settings.sites, settings.seed)
+
+
+def _drawings(premises: Premises, studio: StudioFolder) -> list[Drawing]:
+    site = read_toml(SiteSettings, premises.site(studio.name).settings)
+    found = load_drawings(studio.folder, site.drawings)
+    return [*found.held_out, *found.train]
+
+
+def _samples(base: Base, drawings: dict[str, list[Drawing]], seed: int) -> Samples:
+    samples = Samples()
+    for i, (site, own) in enumerate(drawings.items()):
+        samples.by_site[site] = sample(base, _prompts(own), seed=seed + 1000 * i, steps=STEPS, guidance=GUIDANCE, batch=JUDGED)
+    return samples
+
+
+def _prompts(own: Sequence[Drawing]) -> list[str]:
+    captions = sorted({d.caption for d in own})
+    return [captions[i % len(captions)] for i in range(JUDGED)]
+
+
+def _watched(premises: Premises, supervisor: Supervisor, run: str, progress: Progress) -> None:
+    """Follow the run in the store until it ends.
+
+    Raises:
+        RunError: It failed.
+        ProcessError: A process died.
+    """
+    with Store(premises.server.database) as store:
+        while True:
+            supervisor.check()
+            progress.show(rounds(store, run))
+            row = store.run(run)
+            if row.status != "running":
+                break
+            time.sleep(0.3)
+    if row.status != "finished":
+        raise RunError(f"the run {row.status}: {row.error}", advice=f"The logs are in {premises.root}.")
+
+
+def _kept_adapter(premises: Premises, run: str, last: int) -> Path:
+    """Copy the last round's adapter beside the report and return its weights file."""
+    source = premises.server.round(run, last) / "adapter"
+    if not source.is_dir():
+        raise ProcessError("the last round left no adapter", got=str(source))
+    target = premises.root / "adapter"
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("optimiser.*"))
+    return target / WEIGHTS
+
+
+def rounds(store: Store, run: str) -> list[dict[str, Any]]:
+    """Return the training rounds of a run as ``--json`` shows them.
+
+    A round's held-out loss is what sites measured with the adapter it made, which they do when the next task comes.
+    """
+    rows = store.rounds(run)
+    shown = []
+    for row, after in zip(rows, [*rows[1:], None], strict=True):
+        if row.work != "train":
+            continue
+        verdicts = store.verdicts(run, row.round)
+        shown.append(
+            {
+                "round": row.round,
+                "outcome": row.outcome,
+                "admitted": sum(v.admitted for v in verdicts),
+                "refused": [{"site": v.site, "check": v.check, "reason": v.reason} for v in verdicts if not v.admitted],
+                "held_out_loss": _mean_loss(store, run, after),
+                "seconds": round((row.closed_at or time.time()) - row.opened_at, 2),
+            }
+        )
+    return shown
+
+
+def _mean_loss(store: Store, run: str, row: RoundRow | None) -> float | None:
+    if row is None:
+        return None
+    losses = [m["held_out_loss"] for m in store.metrics(run, row.round).values() if "held_out_loss" in m]
+    return float(np.mean(losses)) if losses else None
+
+
+def _curves(store: Store, run: str) -> dict[str, list[float]]:
+    curves: dict[str, list[float]] = {}
+    for row in store.rounds(run):
+        for site, metrics in sorted(store.metrics(run, row.round).items()):
+            if "held_out_loss" in metrics:
+                curves.setdefault(site, []).append(metrics["held_out_loss"])
+    return curves
+
+
+def _facts(
+    premises: Premises, run: str, adapter: Path, base: Base, drawings: dict[str, list[Drawing]], before: Samples, after: Samples
+) -> dict[str, Any]:
+    with Store(premises.server.database) as store:
+        curves, shown, digest = _curves(store, run), rounds(store, run), store.run(run).base_digest
+    real = np.stack([d.pixels for own in drawings.values() for d in own])
+    first, last = (float(np.mean([c[at] for c in curves.values()])) for at in (0, -1))
+    return {
+        "run": run,
+        "sites": list(drawings),
+        "rounds": shown,
+        "held_out_loss_before": first,
+        "held_out_loss_after": last,
+        "curves": curves,
+        "fid_before": domain_fid(before.all(), real),
+        "fid_after": domain_fid(after.all(), real),
+        "fid_generated": len(after.all()),
+        "fid_real": len(real),
+        "adapter": str(adapter),
+        "adapter_digest": hashlib.sha256(adapter.read_bytes()).hexdigest(),
+        "base_digest": digest,
+        "base": base.source,
+        "prompts": [_prompts(own)[0] for own in drawings.values()],
+    }
+
+
+def _gallery(site: str, own: Sequence[Drawing], before: Samples, after: Samples) -> SiteGallery:
+    real = np.stack([d.pixels for d in own[:SHOWN]])
+    return SiteGallery(site, len(own), real, before.by_site[site][:SHOWN], after.by_site[site][:SHOWN], _prompts(own)[:SHOWN])

@@ -1,0 +1,271 @@
+"""Admission: bytes go in, an :class:`AdmittedUpdate` or a numbered refusal comes out. No input, no output, no clock.
+
+Aggregation takes nothing but ``AdmittedUpdate``, and nothing but this module makes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from common.adapters import AdapterSchema, Part, unpack
+from common.errors import AdapterError, AdmissionError, EnvelopeError
+from common.proto import bottega_pb2 as pb
+from common.settings import Encoding
+from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter
+from security.identity import Identity, Peer
+
+
+class Check(IntEnum):
+    """The checks of admission, by number. ``docs/architecture.md`` repeats the list."""
+
+    ADMITTED = 0
+    DELIVERED = 1
+    IN_TIME = 2
+    ENVELOPE = 3
+    FIRST_ANSWER = 4
+    WILLING = 5
+    BODY = 6
+    SCHEMA = 7
+    FINITE = 8
+    CLAIMS = 9
+    NORM = 10
+    SPOOLED = 11
+
+    @property
+    def slug(self) -> str:
+        """The check's name as verdicts carry it."""
+        return self.name.lower().replace("_", "-")
+
+
+class Refused(AdmissionError):
+    """An answer failed a check of admission.
+
+    Args:
+        check: Which one.
+        what: What happened.
+        got: What was found.
+        expected: What would have passed.
+    """
+
+    def __init__(self, check: Check, what: str, *, got: object = None, expected: object = None) -> None:
+        super().__init__(what, got=got, expected=expected)
+        self.check = check
+
+
+class TakesNonce(Protocol):
+    """What remembers answers, so that none counts twice: a :class:`~security.replay.NonceBook`."""
+
+    def take(self, header: object, now_ms: int) -> None:
+        """Remember a letter or raise EnvelopeError when it was taken before."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What the server asked one site for, and holds its answer to.
+
+    Args:
+        server: The server's own identity, which opens.
+        site: Who was asked; nobody else may answer.
+        run: The run's id.
+        round_number: The round.
+        task_nonce: The nonce of the task that was sent to this site.
+        schema: The adapter's schema.
+        part: Which factors an update holds; None when only a measurement was asked for.
+        encoding: How they are to be written.
+        norm_bound: The largest L2 norm that is admitted.
+        closes_at_ms: When the round closes, Unix time in milliseconds.
+    """
+
+    server: Identity
+    site: Peer
+    run: str
+    round_number: int
+    task_nonce: bytes
+    schema: AdapterSchema
+    part: Part | None
+    encoding: Encoding
+    norm_bound: float
+    closes_at_ms: int
+
+
+@dataclass(frozen=True)
+class AdmittedUpdate:
+    """An update that passed every check.
+
+    Attributes:
+        site: The site's name.
+        examples: What the site says it trained on, at least 1; not to be trusted as a weight without a cap.
+        delta: Flat float32 change of the trained factors in schema order; empty after a measurement.
+        norm: Its L2 norm.
+        metrics: Finite numbers the site reports.
+        digest: SHA-256 (hex) of the sealed body.
+        seconds: Of work, as the site reports.
+    """
+
+    site: str
+    examples: int
+    delta: NDArray[np.float32] = field(repr=False)
+    norm: float
+    metrics: Mapping[str, float]
+    digest: str
+    seconds: float
+
+
+def admit(
+    letter: bytes,
+    body: bytes | memoryview,
+    terms: Terms,
+    *,
+    now_ms: int,
+    nonces: TakesNonce | None,
+    out: NDArray[np.float32] | None = None,
+) -> AdmittedUpdate:
+    """Admit an answer or refuse it by the first check that fails.
+
+    Check 1, that there is an answer at all, and check 11, that its sealed bytes lie safely in the spool, are the
+    round loop's; the others stand here in order.
+
+    1. delivered: the courier brought an envelope, not an error.
+    2. in time: it came before the round closed.
+    3. envelope: it opens; it is addressed to this server, signed by the site that was asked, fresh, of this
+       federation, run and round, and answers the task that was sent.
+    4. first answer: the site has not answered this task before.
+    5. willing: it is an update, not a refusal, and its manifest can be read.
+    6. body: the sealed body is the one the letter names, and opens.
+    7. schema: it holds every tensor of the schema and no other, with the shapes and the encoding asked for.
+    8. finite: no NaN, no infinity, in tensors or in numbers reported.
+    9. claims: at least one example.
+    10. norm: its L2 norm is within the bound.
+
+    Args:
+        letter: The letter as it came.
+        body: The sealed body as it came.
+        terms: What was asked.
+        now_ms: When it came, Unix time in milliseconds.
+        nonces: Remembers the answer; None when an answer admitted before is opened again from the spool.
+        out: A float32 buffer for the tensors, to be used again for the next update.
+
+    Raises:
+        Refused: The first check that failed.
+    """
+    # 2
+    if nonces is not None and now_ms > terms.closes_at_ms:
+        late = (now_ms - terms.closes_at_ms) / 1000
+        raise Refused(
+            Check.IN_TIME, "the answer came after the round's deadline", got=f"{late:.1f} s late", expected="in time"
+        )
+    # 3 and 4
+    opened = _opened(letter, terms, now_ms, nonces)
+    # 5
+    update = _willing(opened)
+    # 6
+    try:
+        plain = open_body(opened, body)
+    except EnvelopeError as why:
+        raise _as(Check.BODY, why) from None
+    # 7 and 8
+    delta = _tensors(plain, terms, out)
+    metrics = _finite_metrics(update)
+    # 9
+    if update.examples < 1:
+        raise Refused(Check.CLAIMS, "the update claims no example", got=update.examples, expected="at least 1")
+    # 10
+    norm = l2_norm(delta)
+    if norm > terms.norm_bound:
+        raise Refused(
+            Check.NORM, "the update is too large", got=f"L2 norm {norm:.4g}", expected=f"at most {terms.norm_bound:g}"
+        )
+    return AdmittedUpdate(
+        site=terms.site.id.name,
+        examples=update.examples,
+        delta=delta,
+        norm=norm,
+        metrics=metrics,
+        digest=opened.header.body_sha256.hex(),
+        seconds=update.seconds,
+    )
+
+
+def l2_norm(vector: NDArray[np.float32]) -> float:
+    """Return the L2 norm of a float32 vector, summed in float64 block by block so that large vectors cost no copy."""
+    total = 0.0
+    for at in range(0, vector.size, 1 << 16):
+        block = vector[at : at + (1 << 16)].astype(np.float64)
+        total += float(np.dot(block, block))
+    return float(np.sqrt(total))
+
+
+def _opened(letter: bytes, terms: Terms, now_ms: int, nonces: TakesNonce | None) -> OpenedLetter:
+    expect = Expectation(
+        kinds=frozenset({Kind.UPDATE, Kind.REFUSAL}),
+        federation=terms.server.id.federation,
+        run=terms.run,
+        round_number=terms.round_number,
+        in_reply_to=terms.task_nonce,
+    )
+    try:
+        opened = open_letter(letter, opener=terms.server, sender=terms.site, expect=expect, now_ms=now_ms)
+    except EnvelopeError as why:
+        raise _as(Check.ENVELOPE, why) from None
+    if nonces is not None:
+        try:
+            nonces.take(opened.header, now_ms)
+        except EnvelopeError as why:
+            raise _as(Check.FIRST_ANSWER, why) from None
+    return opened
+
+
+def _willing(opened: OpenedLetter) -> pb.Update:
+    try:
+        if opened.header.kind is Kind.REFUSAL:
+            refusal = pb.Refusal.FromString(opened.manifest)
+            raise Refused(
+                Check.WILLING,
+                f"the site refused: {_plain(refusal.reason)}",
+                got=_plain(refusal.check),
+                expected="an update",
+            )
+        return pb.Update.FromString(opened.manifest)
+    except DecodeError:
+        raise Refused(Check.WILLING, "the answer's manifest cannot be read") from None
+
+
+def _tensors(plain: memoryview, terms: Terms, out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if terms.part is None:
+        if len(plain):
+            raise Refused(
+                Check.SCHEMA, "a measurement was asked for and tensors came", got=f"{len(plain)} bytes", expected="0"
+            )
+        return np.zeros(0, np.float32)
+    try:
+        delta = unpack(plain, terms.schema, terms.part, encoding=terms.encoding, out=out)
+    except NotFiniteError as why:
+        raise _as(Check.FINITE, why) from None
+    except AdapterError as why:
+        raise _as(Check.SCHEMA, why) from None
+    return delta
+
+
+def _finite_metrics(update: pb.Update) -> dict[str, float]:
+    metrics = {_plain(name)[:40]: value for name, value in update.metrics.items()}
+    if len(metrics) > 32 or not np.isfinite([*metrics.values(), update.seconds]).all():
+        raise Refused(
+            Check.FINITE, "a reported number is not finite, or there are too many", expected="at most 32 finite numbers"
+        )
+    return metrics
+
+
+def _as(check: Check, why: EnvelopeError | AdapterError) -> Refused:
+    return Refused(check, why.what, got=why.got, expected=why.expected)
+
+
+def _plain(text: str) -> str:
+    """Return text from a stranger, fit for a log and a page: printable, one line, not long."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:300]

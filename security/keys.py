@@ -1,0 +1,299 @@
+"""Keys: Ed25519 to sign, MLKEM768-X25519 to seal, P-256 for TLS, P-384 for Flower's SuperNode.
+
+The wrappers are frozen, never print a secret, and turn every way a key can be unusable into an
+:class:`~common.errors.IdentityError`. A key file has mode 0600, appears whole or not at all, and is
+never overwritten.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey
+
+from common.errors import IdentityError
+from security.files import PUBLIC, read_private, replace, write_new
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+    from cryptography.utils import Buffer
+
+_SEED_BYTES = 32
+_MLKEM_PUBLIC_BYTES = 1184
+_SEALING_PUBLIC_BYTES = _MLKEM_PUBLIC_BYTES + 32
+_SEALING_FILE_LABEL = b"bottega-sealing-key-v1 MLKEM768-X25519 "
+
+
+def _fingerprint(public: bytes) -> str:
+    return hashlib.sha256(public).hexdigest()
+
+
+def _exactly(size: int, raw: bytes, what: str) -> None:
+    if len(raw) != size:
+        raise IdentityError(f"this is no {what}", got=f"{len(raw)} bytes", expected=f"{size} bytes")
+
+
+@dataclass(frozen=True)
+class VerifyKey:
+    """An Ed25519 public key (RFC 8032).
+
+    Args:
+        raw: Its 32 bytes.
+
+    Raises:
+        IdentityError: ``raw`` is not 32 bytes long.
+    """
+
+    raw: bytes
+
+    def __post_init__(self) -> None:
+        _exactly(32, self.raw, "Ed25519 public key")
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the raw key, 64 hex digits."""
+        return _fingerprint(self.raw)
+
+    def verifies(self, signature: bytes, message: Buffer) -> bool:
+        """Tell whether the holder of the private key signed exactly this message.
+
+        Args:
+            signature: From anywhere, of any length.
+            message: Any bytes.
+
+        Returns:
+            Whether it did; an unusable key or signature is a no.
+        """
+        try:
+            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """An Ed25519 private key (RFC 8032), kept in a file as unencrypted PKCS#8 PEM (RFC 8410).
+
+    Args:
+        seed: Its 32 secret bytes.
+
+    Raises:
+        IdentityError: ``seed`` is not 32 bytes long.
+    """
+
+    seed: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _exactly(_SEED_BYTES, self.seed, "Ed25519 private key")
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        """Make a new key from the system's randomness."""
+        return cls(os.urandom(_SEED_BYTES))
+
+    @property
+    def public(self) -> VerifyKey:
+        """The key that others verify with."""
+        return VerifyKey(self._key().public_key().public_bytes_raw())
+
+    def sign(self, message: Buffer) -> bytes:
+        """Sign a message; 64 bytes, the same for the same message every time."""
+        return self._key().sign(message)
+
+    def save(self, path: Path) -> None:
+        """Write the key to a new file of mode 0600.
+
+        Raises:
+            IdentityError: A file is already there, or it cannot be written.
+        """
+        write_new(path, _pkcs8_pem(self._key()), error=IdentityError)
+
+    @classmethod
+    def load(cls, path: Path) -> SigningKey:
+        """Read the key from its file.
+
+        Raises:
+            IdentityError: The file is missing, open to others, or holds no Ed25519 key.
+        """
+        key = load_pkcs8(path)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise IdentityError(f"{path} holds another kind of key", expected="Ed25519")
+        return cls(key.private_bytes_raw())
+
+    def _key(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
+
+
+@dataclass(frozen=True)
+class SealingPublicKey:
+    """The public half of a :class:`SealingKey`: ML-KEM-768 (1184 bytes), then X25519 (32 bytes).
+
+    Args:
+        raw: Its 1216 bytes.
+
+    Raises:
+        IdentityError: ``raw`` has another length or is no such key.
+    """
+
+    raw: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _exactly(_SEALING_PUBLIC_BYTES, self.raw, "MLKEM768-X25519 public key")
+        try:
+            self.hpke_key()
+        except ValueError:
+            raise IdentityError("these bytes are no MLKEM768-X25519 public key") from None
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of the raw key, 64 hex digits."""
+        return _fingerprint(self.raw)
+
+    def hpke_key(self) -> MLKEM768X25519PublicKey:
+        """Return the key as ``cryptography``'s HPKE takes it."""
+        return MLKEM768X25519PublicKey(
+            MLKEM768PublicKey.from_public_bytes(self.raw[:_MLKEM_PUBLIC_BYTES]),
+            X25519PublicKey.from_public_bytes(self.raw[_MLKEM_PUBLIC_BYTES:]),
+        )
+
+
+@dataclass(frozen=True)
+class SealingKey:
+    """A private key of the hybrid KEM MLKEM768-X25519, also called X-Wing, HPKE's KEM 0x647a.
+
+    ``cryptography`` has no file format for it, so what is kept is what the specification calls the decapsulation
+    key: a seed of 32 bytes, expanded with SHAKE256 to the ML-KEM seed (64 bytes) and the X25519 scalar (32 bytes)
+    (draft-connolly-cfrg-xwing-kem, section 5.2). The file is one labelled line with the seed in base64.
+
+    Args:
+        seed: Its 32 secret bytes.
+
+    Raises:
+        IdentityError: ``seed`` is not 32 bytes long.
+    """
+
+    seed: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        _exactly(_SEED_BYTES, self.seed, "MLKEM768-X25519 private key")
+
+    @classmethod
+    def generate(cls) -> SealingKey:
+        """Make a new key from the system's randomness."""
+        return cls(os.urandom(_SEED_BYTES))
+
+    @property
+    def public(self) -> SealingPublicKey:
+        """The key that others seal to."""
+        lattice, curve = self._parts()
+        return SealingPublicKey(lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw())
+
+    def hpke_key(self) -> MLKEM768X25519PrivateKey:
+        """Return the key as ``cryptography``'s HPKE takes it."""
+        return MLKEM768X25519PrivateKey(*self._parts())
+
+    def save(self, path: Path) -> None:
+        """Write the key to a new file of mode 0600.
+
+        Raises:
+            IdentityError: A file is already there, or it cannot be written.
+        """
+        write_new(path, _SEALING_FILE_LABEL + base64.b64encode(self.seed) + b"\n", error=IdentityError)
+
+    @classmethod
+    def load(cls, path: Path) -> SealingKey:
+        """Read the key from its file.
+
+        Raises:
+            IdentityError: The file is missing, open to others, or holds no such key.
+        """
+        content = read_private(path, error=IdentityError)
+        if not content.startswith(_SEALING_FILE_LABEL):
+            raise IdentityError(f"{path} holds no sealing key", expected="a line that begins bottega-sealing-key-v1")
+        try:
+            seed = base64.b64decode(content.removeprefix(_SEALING_FILE_LABEL).removesuffix(b"\n"), validate=True)
+        except binascii.Error:
+            raise IdentityError(f"the sealing key in {path} is damaged") from None
+        return cls(seed)
+
+    def _parts(self) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
+        expanded = hashlib.shake_256(self.seed).digest(96)
+        return MLKEM768PrivateKey.from_seed_bytes(expanded[:64]), X25519PrivateKey.from_private_bytes(expanded[64:])
+
+
+def create_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Make an ECDSA P-256 key for TLS and keep it in a new file (0600, PKCS#8 PEM, as TLS servers read it).
+
+    Args:
+        path: The new file.
+
+    Returns:
+        The key; its public half goes to :meth:`security.authority.Authority.issue`.
+
+    Raises:
+        IdentityError: A file is already there, or it cannot be written.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    write_new(path, _pkcs8_pem(key), error=IdentityError)
+    return key
+
+
+def create_supernode_key(path: Path) -> None:
+    """Make the ECDSA P-384 key of a Flower SuperNode: ``path`` (0600) and ``path`` + ``.pub``, in OpenSSH format.
+
+    ``flower-supernode --auth-supernode-private-key`` (flwr 1.41) reads only this format, and
+    ``flwr supernode register`` takes the public file.
+
+    Args:
+        path: The new private key file.
+
+    Raises:
+        IdentityError: A key is already there, or a file cannot be written.
+    """
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    write_new(path, private, error=IdentityError)
+    # The private file above has decided whose key this is; a leftover public file without one is of no use.
+    replace(path.with_name(f"{path.name}.pub"), [public, b"\n"], error=IdentityError, mode=PUBLIC)
+
+
+def load_pkcs8(path: Path) -> PrivateKeyTypes:
+    """Read an unencrypted PKCS#8 PEM file that only its owner may read.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Whatever kind of key it holds.
+
+    Raises:
+        IdentityError: The file is missing, open to others, or holds no such key.
+    """
+    content = read_private(path, error=IdentityError)
+    try:
+        return serialization.load_pem_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError(f"{path} holds no usable private key", expected="unencrypted PKCS#8 PEM") from None
+
+
+def _pkcs8_pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )

@@ -1,0 +1,201 @@
+"""The vault: files that are AES-256-GCM encrypted on the disk.
+
+A file is: ``BOTTEGA`` and one byte of version, a random nonce of 12 bytes, then ciphertext and tag. The first eight
+bytes and what the caller says the file *is* (``b"run/round/site"``) are authenticated with it, so a file that was
+changed, or put in the place of another, does not open.
+
+One data key serves one vault. Random nonces under one key are safe for 2^32 files (NIST SP 800-38D, 8.3); a server
+that spools a thousand updates every minute would need eight years to get there.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from common.errors import VaultError
+from security import gcm
+from security.files import read_private, replace, write_new
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAGIC = b"BOTTEGA\x01"
+_HEAD_BYTES = len(_MAGIC) + gcm.NONCE_BYTES
+_KEY_FILE_VERSION = 1
+_WRAP_DOMAIN = b"bottega/v1/vault-key\x00"
+_SALT_BYTES = 16
+# RFC 7914; 128 MiB and about half a second a guess, as OWASP's password storage advice has it.
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
+
+
+@dataclass(frozen=True)
+class Vault:
+    """Reads and writes encrypted files under one data key. Made by :meth:`open_or_create`.
+
+    Args:
+        key: The data key, 32 bytes. Secret.
+    """
+
+    key: bytes = field(repr=False)
+
+    @classmethod
+    def open_or_create(cls, key_file: Path, passphrase: str | None = None) -> Vault:
+        """Open the vault of a key file; a file that does not exist is made, with a new key.
+
+        Args:
+            key_file: Mode 0600; its folder exists. Whoever loses it loses what the vault holds.
+            passphrase: Encrypts the data key in the key file (scrypt, then AES-256-GCM); None leaves it bare. It is
+                chosen when the file is made, and needed ever after.
+
+        Returns:
+            The vault.
+
+        Raises:
+            VaultError: The key file cannot be read or written, is open to others, damaged, or needs another
+                passphrase (or none).
+        """
+        if not key_file.exists():
+            key = os.urandom(gcm.KEY_BYTES)
+            try:
+                write_new(key_file, _wrap(key, passphrase), error=VaultError)
+            except VaultError:
+                if not key_file.exists():
+                    raise
+                # Another process was first: its key is the vault's.
+            else:
+                return cls(key)
+        return cls(_unwrap(read_private(key_file, error=VaultError), passphrase, key_file))
+
+    def write(self, path: Path, plaintext: gcm.Bytes, associated: bytes) -> None:
+        """Encrypt a file, taking the place of an older one only when the new one is safely on the disk.
+
+        Args:
+            path: Where; its folder exists. The file gets mode 0600.
+            plaintext: Any contiguous buffer; it may be empty.
+            associated: What the file is; :meth:`read` must be told the same.
+
+        Raises:
+            VaultError: It is too long, or cannot be written: the message says how much space is free, the older file
+                is untouched and nothing else is left in the folder.
+        """
+        view = _flat(plaintext)
+        if view.nbytes > gcm.MAX_PLAINTEXT_BYTES:
+            raise VaultError(
+                "this is too long for one file of the vault",
+                got=f"{view.nbytes} bytes",
+                expected=f"at most {gcm.MAX_PLAINTEXT_BYTES}",
+            )
+        nonce = os.urandom(gcm.NONCE_BYTES)
+        ciphertext = gcm.empty(view.nbytes + gcm.TAG_BYTES)
+        gcm.seal_into(self.key, nonce, view, _MAGIC + associated, ciphertext)
+        replace(path, [_MAGIC, nonce, ciphertext], error=VaultError)
+
+    def read(self, path: Path, associated: bytes, out: gcm.Bytes | None = None) -> memoryview:
+        """Check and decrypt a file.
+
+        Args:
+            path: The file.
+            associated: What it must be, as :meth:`write` was told.
+            out: A writable contiguous buffer of exactly the plaintext's size; a new one is made if left out.
+
+        Returns:
+            The plaintext as a flat view of ``out`` or of the new buffer.
+
+        Raises:
+            VaultError: The file is missing, changed, another one, or under another key, or ``out`` will not do. Then
+                ``out`` does not hold any plaintext.
+        """
+        head, ciphertext = _read_parts(path)
+        size = ciphertext.nbytes - gcm.TAG_BYTES
+        target = gcm.empty(size) if out is None else _flat(out)
+        if target.nbytes != size or (target.readonly and size):
+            raise VaultError("a file of the vault needs another buffer", got=target.nbytes, expected=f"{size} writable")
+        try:
+            gcm.open_into(self.key, head[len(_MAGIC) :], ciphertext, _MAGIC + associated, target)
+        except InvalidTag:
+            raise VaultError(
+                f"{path} does not open: it was changed, is another file, or belongs to another key",
+                advice="Restore the file, or the vault's key file, from its backup.",
+            ) from None
+        return target
+
+
+def _read_parts(path: Path) -> tuple[bytes, memoryview]:
+    """Read a file's head (magic and nonce) and its ciphertext."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size - _HEAD_BYTES
+            head = file.read(_HEAD_BYTES)
+            if size < gcm.TAG_BYTES or not head.startswith(_MAGIC):
+                raise VaultError(f"{path} is no file of a vault", expected="BOTTEGA, version 1")
+            ciphertext = gcm.empty(size)
+            taken = file.readinto(ciphertext)
+    except OSError as problem:
+        raise VaultError(f"{path} cannot be read", got=problem.strerror) from problem
+    if taken != size:
+        raise VaultError(f"{path} changed while it was read", got=f"{taken} bytes", expected=f"{size} bytes")
+    return head, ciphertext
+
+
+def _wrap(key: bytes, passphrase: str | None) -> bytes:
+    """Write a key file: JSON, with the key in base64, bare or encrypted under the passphrase."""
+    document: dict[str, object] = {"version": _KEY_FILE_VERSION, "wrapping": "none"}
+    if passphrase is not None:
+        salt = os.urandom(_SALT_BYTES)
+        wrapped = gcm.empty(len(key) + gcm.TAG_BYTES)
+        # The salt is new, so the key made from it encrypts this one message.
+        gcm.seal_into(_stretch(passphrase, salt), gcm.SINGLE_USE_NONCE, memoryview(key), _WRAP_DOMAIN, wrapped)
+        document |= {"wrapping": "scrypt", "salt": base64.b64encode(salt).decode()}
+        key = bytes(wrapped)
+    return json.dumps(document | {"key": base64.b64encode(key).decode()}).encode() + b"\n"
+
+
+def _unwrap(content: bytes, passphrase: str | None, key_file: Path) -> bytes:
+    try:
+        document = json.loads(content)
+        version, wrapping = document["version"], document["wrapping"]
+        key = base64.b64decode(document["key"], validate=True)
+        salt = base64.b64decode(document["salt"], validate=True) if wrapping == "scrypt" else b""
+    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
+        raise VaultError(f"{key_file} holds no key of a vault") from None
+    wanted = "none" if passphrase is None else "scrypt"
+    if version != _KEY_FILE_VERSION or wrapping != wanted:
+        raise VaultError(
+            f"{key_file} is not kept that way",
+            got=f"version {version}, wrapping {wrapping}",
+            expected=f"version {_KEY_FILE_VERSION}, wrapping {wanted}",
+            advice="Give the passphrase if the key file was made with one, and none if it was made without.",
+        )
+    if passphrase is not None:
+        key = _decrypt_key(key, _stretch(passphrase, salt), key_file)
+    if len(key) != gcm.KEY_BYTES:
+        raise VaultError(f"the key in {key_file} is damaged", got=f"{len(key)} bytes", expected=gcm.KEY_BYTES)
+    return key
+
+
+def _decrypt_key(wrapped: bytes, stretched: bytes, key_file: Path) -> bytes:
+    key = gcm.empty(gcm.KEY_BYTES)
+    try:
+        gcm.open_into(stretched, gcm.SINGLE_USE_NONCE, memoryview(wrapped), _WRAP_DOMAIN, key)
+    except (InvalidTag, ValueError):
+        raise VaultError(f"the passphrase does not open {key_file}", advice="Give the one it was made with.") from None
+    return bytes(key)
+
+
+def _stretch(passphrase: str, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=gcm.KEY_BYTES, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P).derive(passphrase.encode())
+
+
+def _flat(buffer: gcm.Bytes) -> memoryview:
+    try:
+        return gcm.flat(buffer)
+    except (TypeError, ValueError):
+        raise VaultError("the vault takes one contiguous buffer of bytes", got=type(buffer).__name__) from None

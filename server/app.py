@@ -1,0 +1,59 @@
+"""The ServerApp that Flower runs: opens the house, finds the run it was started for, and runs its rounds."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.adapters import AdapterSchema
+from common.errors import BottegaError, RunError
+from common.paths import ServerHome
+from common.settings import RunSettings, parse_json
+from server.house import open_house
+from server.rounds import Run, SealedRounds
+from server.start import starting_state
+from server.store import Store
+
+HOME_VARIABLE = "BOTTEGA_SERVER_HOME"
+"""Tells the ServerApp, which Flower starts, which home it belongs to."""
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the run that the run configuration names."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    home = _home()
+    store = Store(home.database)
+    run_id = str(context.run_config["run"])
+    try:
+        _run(grid, home, store, run_id)
+    except BottegaError as why:
+        store.end_run(run_id, "failed", str(why))
+        raise
+    except BaseException as cause:
+        store.end_run(run_id, "failed", f"the round loop stopped: {type(cause).__name__}")
+        raise
+    finally:
+        store.close()
+
+
+def _run(grid: Grid, home: ServerHome, store: Store, run_id: str) -> None:
+    row = store.run(run_id)
+    settings = parse_json(RunSettings, row.settings, "the run's settings")
+    run = Run(run_id, open_house(home), store, settings, AdapterSchema.from_json(row.schema), row.base_digest)
+    first, state = starting_state(home, store, run_id, settings, run.schema)
+    SealedRounds(run, state, first).start(grid)
+    store.end_run(run_id, "finished")
+
+
+def _home() -> ServerHome:
+    try:
+        return ServerHome(Path(os.environ[HOME_VARIABLE]))
+    except KeyError:
+        raise RunError("the ServerApp was started outside a server", expected=f"{HOME_VARIABLE} in its environment") from None

@@ -1,0 +1,267 @@
+"""The round loop: tasks go out sealed, answers come in one by one, a round closes, the adapter moves on.
+
+A :class:`flwr.serverapp.strategy.Strategy` whose ``start`` is its own: Flower's collects every reply in memory and
+waits for all of them; this one admits and spools each as it arrives, closes at quorum and deadline, and goes on
+after the last closed round when it is started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from common.adapters import AdapterSchema, join, pack
+from common.courier_records import from_envelope, to_envelope
+from common.errors import BottegaError, RunError
+from common.proto import bottega_pb2 as pb
+from common.settings import RunSettings
+from security.admission import AdmittedUpdate, Check, Refused, Terms, admit
+from security.envelope import FRESH_PAST_MS, Kind, SealedBody, peek_header, seal_body, seal_letter
+from security.identity import Peer
+from security.replay import NonceBook
+from server.aggregation import Round, aggregate
+from server.house import House
+from server.spool import Spool
+from server.state import RunState, save_state
+from server.store import Store, Verdict
+
+log = logging.getLogger("bottega.rounds")
+
+POLL_S = 0.2
+"""Flower's own grid looks every 3 s; on loopback a look costs about a millisecond."""
+
+PULL_MOST = 8
+"""Replies taken in one look: what bounds the memory of a round with many sites."""
+
+GRACE_S = 10.0
+"""What the last sites get at the least, once a quorum has answered."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything about one run that does not change between rounds."""
+
+    id: str
+    house: House
+    store: Store
+    settings: RunSettings
+    schema: AdapterSchema
+    base_digest: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One site that was sent a task."""
+
+    terms: Terms
+    node: int
+
+
+class SealedRounds(Strategy):  # type: ignore[misc]
+    """Rounds of sealed tasks and updates.
+
+    Args:
+        run: The run.
+        state: What the first round starts from.
+        first: Its number.
+    """
+
+    def __init__(self, run: Run, state: RunState, first: int = 1) -> None:
+        self._run, self._state, self._first = run, state, first
+        self._nonces = NonceBook(FRESH_PAST_MS)
+        self._asked: dict[int, Asked] = {}
+        self._spool = Spool(run.house.home.spool(run.id, first))
+        self._opened = 0.0
+
+    def summary(self) -> None:
+        """Log what will be done."""
+        s = self._run.settings
+        log.info("run %s: rounds %d to %d, %s rank %d, quorum %d", self._run.id, self._first, s.rounds, s.lora.method, s.lora.rank, s.quorum)
+
+    def start(self, grid: Grid, *_: object, **__: object) -> Result:  # type: ignore[override]
+        """Run all rounds, then one in which sites only measure the final adapter."""
+        self.summary()
+        settings = self._run.settings
+        for number in range(self._first, settings.rounds + 1):
+            tasks = list(self.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
+            self.aggregate_train(number, self._answers(grid, tasks))
+        number = settings.rounds + 1
+        tasks = list(self.configure_evaluate(number, ArrayRecord(), ConfigRecord(), grid))
+        self.aggregate_evaluate(number, self._answers(grid, tasks))
+        return Result()
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:  # noqa: ARG002
+        """Open a round and return one sealed training task for each site that is online."""
+        return self._tasks(server_round, pb.WORK_TRAIN, grid)
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:  # noqa: ARG002
+        """Open a round and return one sealed measuring task for each site that is online."""
+        return self._tasks(server_round, pb.WORK_EVALUATE, grid)
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Admit and spool replies as they come, then aggregate and close the round."""
+        admitted = self._judged(server_round, replies)
+        run = self._run
+        if len(admitted) < run.settings.quorum:
+            log.warning("round %d: %d admitted, quorum is %d: the adapter stays", server_round, len(admitted), run.settings.quorum)
+            outcome = "kept"
+        else:
+            self._state = aggregate(self._round(server_round), self._state, self._reopened(admitted))
+            outcome = "aggregated"
+        digest = save_state(run.house.home.round(run.id, server_round), self._state, run.settings.base)
+        run.store.close_round(run.id, server_round, outcome, digest)
+        self._spool.clear()
+        log.info("round %d: %s, %d admitted", server_round, outcome, len(admitted))
+        return None, None
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Record what sites measured and close the round."""
+        self._judged(server_round, replies)
+        self._run.store.close_round(self._run.id, server_round, "measured", None)
+        self._spool.clear()
+        return None
+
+    def _round(self, number: int) -> Round:
+        return Round(number, self._run.settings.lora.method, self._run.settings.aggregation)
+
+    def _tasks(self, number: int, work: pb.Work, grid: Grid) -> Iterator[Message]:
+        run, settings = self._run, self._run.settings
+        sites = self._gathered(grid)
+        run.store.open_round(run.id, number, "train" if work == pb.WORK_TRAIN else "evaluate", len(sites))
+        self._opened = time.time()
+        self._spool = Spool(run.house.home.spool(run.id, number))
+        self._spool.clear()  # what a crash left of an earlier try at this round
+        self._asked = {}
+        body = self._sealed_adapter()
+        manifest = pb.Task(
+            work=work,
+            base_digest=run.base_digest,
+            schema=run.schema.to_json(),
+            terms=settings.terms.model_dump_json(),
+            seed=settings.seed,
+        ).SerializeToString()
+        for node, site in sites.items():
+            letter = seal_letter(
+                kind=Kind.TASK, run=run.id, round_number=number, in_reply_to=b"", manifest=manifest, body=body,
+                sender=run.house.identity, recipient=site, now_ms=_now_ms(),
+            )  # fmt: skip
+            self._asked[node] = Asked(self._terms(number, work, site, peek_header(letter).nonce), node)
+            yield Message(
+                from_envelope(letter, body.ciphertext), node, "train", ttl=settings.deadline_s + 60, group_id=str(number)
+            )
+
+    def _terms(self, number: int, work: pb.Work, site: Peer, nonce: bytes) -> Terms:
+        settings = self._run.settings
+        part = None if work == pb.WORK_EVALUATE else "B" if settings.lora.method == "ffa" else "both"
+        return Terms(
+            server=self._run.house.identity,
+            site=site,
+            run=self._run.id,
+            round_number=number,
+            task_nonce=nonce,
+            schema=self._run.schema,
+            part=part,  # type: ignore[arg-type]
+            encoding=settings.encoding,
+            norm_bound=settings.aggregation.norm_bound,
+            closes_at_ms=int((self._opened + settings.deadline_s) * 1000),
+        )
+
+    def _sealed_adapter(self) -> SealedBody:
+        """Seal the adapter once for all sites. Broadcast is never int8: every site would start from the same error."""
+        encoding = "fp16" if self._run.settings.encoding == "int8" else self._run.settings.encoding
+        return seal_body(pack(join(self._state.adapter), self._run.schema, "both", encoding))
+
+    def _gathered(self, grid: Grid) -> dict[int, Peer]:
+        """Return the sites that are online, ``{node: site}``, waiting for a quorum of them."""
+        known, settings = self._run.house.sites, self._run.settings
+        patience = time.monotonic() + settings.gather_s
+        while True:
+            nodes = {n.node_id: known[n.public_key] for n in grid.get_nodes() if n.public_key in known}
+            if len(nodes) >= min(len(known), max(settings.quorum, 1)) and len(nodes) > 0:
+                return nodes
+            if time.monotonic() > patience:
+                raise RunError(
+                    "too few sites are online", got=len(nodes), expected=f"a quorum of {settings.quorum}",
+                    advice="Start the sites, then `bottega run start --resume RUN` goes on after the last closed round.",
+                )  # fmt: skip
+            time.sleep(POLL_S)
+
+    def _answers(self, grid: Grid, tasks: list[Message]) -> Iterator[Message]:
+        """Push tasks and yield replies as they arrive, until all have come or the round closes."""
+        waiting = set(grid.push_messages(tasks))
+        began, settings = time.monotonic(), self._run.settings
+        closes = began + settings.deadline_s
+        answered = 0
+        while waiting and time.monotonic() < closes:
+            replies = list(grid.pull_messages(sorted(waiting)[:PULL_MOST] if len(waiting) > PULL_MOST else waiting))
+            for reply in replies:
+                waiting.discard(reply.metadata.reply_to_message_id)
+                answered += not reply.has_error()
+                yield reply
+            if replies and answered >= settings.quorum:
+                took = time.monotonic() - began
+                closes = min(closes, began + took + max(GRACE_S, settings.patience * took))
+            elif not replies:
+                time.sleep(POLL_S)
+
+    def _judged(self, number: int, replies: Iterable[Message]) -> dict[str, Terms]:
+        """Admit and spool each reply; return the terms of the admitted sites by name."""
+        admitted: dict[str, Terms] = {}
+        silent = dict(self._asked)
+        for reply in replies:
+            asked = self._asked.get(reply.metadata.src_node_id)
+            if asked is None:
+                continue  # from a node that was asked nothing: Flower does not let one reply, and nothing is owed to it
+            silent.pop(asked.node, None)
+            site = asked.terms.site.id.name
+            try:
+                update = self._admitted(asked.terms, reply)
+            except Refused as why:
+                self._record(number, site, why)
+                continue
+            admitted[site] = asked.terms
+            verdict = Verdict(site, True, 0, Check.ADMITTED.slug, "", update.examples, update.norm, update.digest)
+            self._run.store.record(self._run.id, number, verdict, {**update.metrics, "seconds": update.seconds})
+            log.info("round %d: %s admitted", number, site)
+        for asked in silent.values():
+            self._record(number, asked.terms.site.id.name, Refused(Check.IN_TIME, "no answer came before the round closed"))
+        return admitted
+
+    def _admitted(self, terms: Terms, reply: Message) -> AdmittedUpdate:
+        if reply.has_error():
+            raise Refused(Check.DELIVERED, "the courier brought an error", got=_said(reply.error.reason), expected="an envelope")
+        try:
+            letter, body = to_envelope(reply.content)
+        except BottegaError as why:
+            raise Refused(Check.DELIVERED, why.what, got=why.got, expected=why.expected) from None
+        update = admit(letter, body, terms, now_ms=_now_ms(), nonces=self._nonces)
+        try:
+            self._spool.keep(terms.site.id.name, letter, body)
+        except RunError as why:
+            raise Refused(Check.SPOOLED, why.what, got=why.got, expected=why.expected) from None
+        return update
+
+    def _record(self, number: int, site: str, why: Refused) -> None:
+        log.warning("round %d: %s refused by check %d (%s): %s", number, site, why.check, why.check.slug, why)
+        words = "; ".join([why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)])
+        self._run.store.record(self._run.id, number, Verdict(site, False, int(why.check), why.check.slug, words), {})
+
+    def _reopened(self, admitted: dict[str, Terms]) -> Iterator[AdmittedUpdate]:
+        """Yield the admitted updates by site name, each opened from the spool only when it is its turn."""
+        for site in sorted(admitted):
+            letter, body = self._spool.take(site)
+            yield admit(letter, body, admitted[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
+
+
+def _said(text: str | None) -> str:
+    return "".join(c if c.isprintable() else " " for c in text or "nothing")[:200]
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

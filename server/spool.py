@@ -1,0 +1,61 @@
+"""The spool: sealed answers on disk, exactly as they came, until their round is aggregated.
+
+They stay ciphertext there, and memory does not grow with the number of sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import RunError
+from security.files import replace
+
+_LENGTH_BYTES = 4
+"""A file is the letter's length, the letter, the body. No record format: a body may be larger than protobuf takes."""
+
+
+@dataclass(frozen=True)
+class Spool:
+    """The spool of one round, in its own folder."""
+
+    folder: Path
+
+    def keep(self, site: str, letter: bytes, body: bytes | memoryview) -> None:
+        """Write one site's sealed answer, atomically and flushed.
+
+        Raises:
+            RunError: It cannot be written, for example because the disk is full. Nothing else is touched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        length = len(letter).to_bytes(_LENGTH_BYTES, "big")
+        replace(self._file(site), [length, letter, body], error=RunError)
+
+    def take(self, site: str) -> tuple[bytes, memoryview]:
+        """Return ``(letter, body)`` of one site.
+
+        Raises:
+            RunError: It is not there, or cannot be read.
+        """
+        try:
+            data = memoryview(self._file(site).read_bytes())
+        except OSError as cause:
+            raise RunError("a spooled answer cannot be read", got=type(cause).__name__) from cause
+        end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
+        return bytes(data[_LENGTH_BYTES:end]), data[end:]
+
+    def sites(self) -> Iterator[str]:
+        """Yield the names of the sites whose answers are kept, in order."""
+        for file in sorted(self.folder.glob("*.sealed")):
+            yield file.stem
+
+    def clear(self) -> None:
+        """Remove what is kept."""
+        for file in self.folder.glob("*.sealed"):
+            file.unlink()
+        if self.folder.is_dir():
+            self.folder.rmdir()
+
+    def _file(self, site: str) -> Path:
+        return self.folder / f"{site}.sealed"

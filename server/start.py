@@ -1,0 +1,31 @@
+"""Where a run starts: a fresh adapter, or the state after its last closed round."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from common.adapters import Adapter, AdapterSchema
+from common.errors import AdapterError
+from common.paths import ServerHome
+from common.settings import RunSettings
+from server.refactor import orthonormal_a
+from server.state import RunState, load_state
+from server.store import Store
+
+
+def starting_state(
+    home: ServerHome, store: Store, run: str, settings: RunSettings, schema: AdapterSchema
+) -> tuple[int, RunState]:
+    """Return the number of the next round and the state it starts from.
+
+    Raises:
+        AdapterError: The state of the last closed round is missing or does not fit the run's schema.
+    """
+    closed = store.last_closed(run)
+    if not closed:
+        b = np.zeros(schema.numel("B"), np.float32)
+        return 1, RunState(Adapter(schema, orthonormal_a(schema, settings.seed), b))
+    state = load_state(home.round(run, closed))
+    if state.adapter.schema != schema:
+        raise AdapterError("the last round's adapter is not of this run's schema")
+    return closed + 1, state

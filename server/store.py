@@ -1,0 +1,217 @@
+"""What the server remembers: runs, rounds, verdicts and what sites reported, in one SQLite file.
+
+Every write is one transaction, flushed to disk before it returns (``synchronous=FULL``), so that a crash at any
+moment loses at most the round in progress.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import RunError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    run TEXT PRIMARY KEY, settings TEXT NOT NULL, base_digest TEXT NOT NULL, schema TEXT NOT NULL,
+    status TEXT NOT NULL, error TEXT NOT NULL DEFAULT '', started_at REAL NOT NULL, ended_at REAL
+) STRICT;
+CREATE TABLE IF NOT EXISTS rounds (
+    run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, work TEXT NOT NULL, opened_at REAL NOT NULL,
+    closed_at REAL, asked INTEGER NOT NULL, adapter_digest TEXT, outcome TEXT NOT NULL DEFAULT 'open',
+    PRIMARY KEY (run, round)
+) STRICT;
+CREATE TABLE IF NOT EXISTS verdicts (
+    run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, admitted INTEGER NOT NULL,
+    number INTEGER NOT NULL, "check" TEXT NOT NULL, reason TEXT NOT NULL, examples INTEGER NOT NULL DEFAULT 0,
+    norm REAL, digest TEXT, received_at REAL NOT NULL, PRIMARY KEY (run, round, site)
+) STRICT;
+CREATE TABLE IF NOT EXISTS metrics (
+    run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
+    PRIMARY KEY (run, round, site, name)
+) STRICT;
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the server decided about one site's answer in one round.
+
+    Attributes:
+        number: The number of the check that decided; 0 when the update was admitted.
+        check: That check's name; ``admitted`` when it was.
+        examples: What the site reported, before capping.
+        norm: L2 norm of the update.
+        digest: SHA-256 (hex) of the sealed body as received.
+    """
+
+    site: str
+    admitted: bool
+    number: int
+    check: str
+    reason: str = ""
+    examples: int = 0
+    norm: float | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """One run as stored."""
+
+    run: str
+    settings: str
+    base_digest: str
+    schema: str
+    status: str
+    error: str
+    started_at: float
+    ended_at: float | None
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round as stored. ``work`` is ``train`` or ``evaluate``; ``outcome`` ``open``, ``aggregated``, ``measured`` or ``kept``."""
+
+    round: int
+    work: str
+    opened_at: float
+    closed_at: float | None
+    asked: int
+    adapter_digest: str | None
+    outcome: str
+
+
+class Store:
+    """The store in ``file``; made when absent. Safe to use from several threads and processes.
+
+    Raises:
+        RunError: The file is no store, or is damaged.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=30)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as cause:
+            raise RunError("the server's store cannot be opened", got=str(cause), expected="an SQLite file of bottega") from cause
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    def start_run(self, run: str, settings: str, base_digest: str, schema: str) -> None:
+        """Record that a run begins; a run that is resumed keeps its start."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, 'running', '', ?, NULL) "
+                "ON CONFLICT (run) DO UPDATE SET status='running', error='', ended_at=NULL, settings=excluded.settings",
+                (run, settings, base_digest, schema, time.time()),
+            )
+
+    def end_run(self, run: str, status: str, error: str = "") -> None:
+        """Record how a run ended: ``finished``, ``stopped`` or ``failed``."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET status=?, error=?, ended_at=? WHERE run=?", (status, error, time.time(), run))
+
+    def open_round(self, run: str, number: int, work: str, asked: int) -> None:
+        """Record that a round begins; what an earlier try at the same round left is forgotten."""
+        with self._write() as db:
+            for table in ("verdicts", "metrics", "rounds"):
+                db.execute(f"DELETE FROM {table} WHERE run=? AND round=?", (run, number))  # noqa: S608 (our own names)
+            db.execute(
+                "INSERT INTO rounds (run, round, work, opened_at, asked) VALUES (?, ?, ?, ?, ?)",
+                (run, number, work, time.time(), asked),
+            )
+
+    def record(self, run: str, number: int, verdict: Verdict, metrics: Mapping[str, float]) -> None:
+        """Record one site's verdict and what it reported; the first verdict on a site in a round stands."""
+        with self._write() as db:
+            kept = db.execute(
+                "INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (run, number, verdict.site, int(verdict.admitted), verdict.number, verdict.check, verdict.reason,
+                 verdict.examples, verdict.norm, verdict.digest, time.time()),
+            )  # fmt: skip
+            if kept.rowcount:
+                db.executemany(
+                    "INSERT INTO metrics VALUES (?, ?, ?, ?, ?)",
+                    [(run, number, verdict.site, name, value) for name, value in metrics.items()],
+                )
+
+    def close_round(self, run: str, number: int, outcome: str, adapter_digest: str | None) -> None:
+        """Record that a round ended."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE rounds SET closed_at=?, outcome=?, adapter_digest=? WHERE run=? AND round=?",
+                (time.time(), outcome, adapter_digest, run, number),
+            )
+
+    def runs(self) -> list[RunRow]:
+        """Return all runs, the latest first."""
+        return [RunRow(*row) for row in self._read("SELECT * FROM runs ORDER BY started_at DESC")]
+
+    def run(self, run: str) -> RunRow:
+        """Return one run.
+
+        Raises:
+            RunError: There is none of that name.
+        """
+        rows = self._read("SELECT * FROM runs WHERE run=?", run)
+        if not rows:
+            raise RunError("there is no such run", got=run, expected="one of `bottega run list`")
+        return RunRow(*rows[0])
+
+    def rounds(self, run: str) -> list[RoundRow]:
+        """Return the rounds of a run in order."""
+        sql = "SELECT round, work, opened_at, closed_at, asked, adapter_digest, outcome FROM rounds WHERE run=? ORDER BY round"
+        return [RoundRow(*row) for row in self._read(sql, run)]
+
+    def last_closed(self, run: str) -> int:
+        """Return the number of the last round that is closed; 0 when none is."""
+        rows = self._read("SELECT max(round) FROM rounds WHERE run=? AND closed_at IS NOT NULL AND work='train'", run)
+        return int(rows[0][0] or 0)
+
+    def verdicts(self, run: str, number: int) -> list[Verdict]:
+        """Return the verdicts of a round by site."""
+        sql = (
+            'SELECT site, admitted, number, "check", reason, examples, norm, digest FROM verdicts '
+            "WHERE run=? AND round=? ORDER BY site"
+        )
+        return [Verdict(r[0], bool(r[1]), *r[2:]) for r in self._read(sql, run, number)]
+
+    def metrics(self, run: str, number: int) -> dict[str, dict[str, float]]:
+        """Return what sites reported in a round: ``{site: {name: value}}``."""
+        found: dict[str, dict[str, float]] = {}
+        for site, name, value in self._read("SELECT site, name, value FROM metrics WHERE run=? AND round=?", run, number):
+            found.setdefault(site, {})[name] = value
+        return found
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _read(self, sql: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
