@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.dataset import TrainingSet
-from common.adapters import Adapter, Part
+from common.adapter_schema import Adapter, Part
 from common.errors import TrainingError
 from common.models import Base, load_adapter, read_factors, trained_parameters
 from common.settings import LoraSettings, TrainingSettings

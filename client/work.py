@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from client.dataset import TrainingSet
 from client.policy import HouseRules, check_rules
 from client.training import held_out_loss, train, trained_part
-from common.adapters import Adapter, AdapterSchema, pack, split, unpack
+from common.adapter_schema import Adapter, AdapterSchema, split
+from common.adapters import pack, unpack
 from common.errors import AdapterError, BaseModelError
 from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb

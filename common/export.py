@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from common.adapters import Adapter, AdapterSchema, LoraModule
+from common.adapter_schema import Adapter, AdapterSchema, LoraModule
 from common.errors import AdapterError
 
 WEIGHTS = "pytorch_lora_weights.safetensors"

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from numpy.typing import NDArray
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
-from common.adapters import Adapter, AdapterSchema, LoraModule, Part
+from common.adapter_schema import Adapter, AdapterSchema, LoraModule, Part
 from common.base import base_folder
 from common.errors import BaseModelError
 from common.settings import EMBEDDED_BASE, LoraSettings
@@ -112,12 +114,14 @@ def load_base(source: str = EMBEDDED_BASE) -> Base:
         BaseModelError: There is no such base, it holds no safetensors, or a hub id pins no revision.
     """
     where, revision = _located(source)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
             where,
             revision=revision,
             use_safetensors=True,
-            torch_dtype=torch.float32,
+            dtype=torch.float32,
             safety_checker=None,
             requires_safety_checker=False,
         )

@@ -14,12 +14,17 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from common.adapters import AdapterSchema, Part, unpack
+from common.adapter_schema import AdapterSchema, Part
+from common.adapters import NotFiniteError, unpack
 from common.errors import AdapterError, AdmissionError, EnvelopeError
 from common.proto import bottega_pb2 as pb
 from common.settings import Encoding
 from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter
 from security.identity import Identity, Peer
+
+
+ANSWER_LIFE_MS = 600_000
+"""How old an answer may be when it arrives, milliseconds; a site seals it when its work is done."""
 
 
 class Check(IntEnum):
@@ -209,6 +214,7 @@ def _opened(letter: bytes, terms: Terms, now_ms: int, nonces: TakesNonce | None)
         run=terms.run,
         round_number=terms.round_number,
         in_reply_to=terms.task_nonce,
+        past_ms=ANSWER_LIFE_MS,
     )
     try:
         opened = open_letter(letter, opener=terms.server, sender=terms.site, expect=expect, now_ms=now_ms)

@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.adapters import AdapterSchema
+from common.adapter_schema import AdapterSchema
 from common.errors import BottegaError, RunError
 from common.paths import ServerHome
 from common.settings import RunSettings, parse_json

@@ -16,13 +16,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common.adapters import AdapterSchema, join, pack
+from common.adapter_schema import AdapterSchema, join
+from common.adapters import pack
 from common.courier_records import from_envelope, to_envelope
 from common.errors import BottegaError, RunError
 from common.proto import bottega_pb2 as pb
 from common.settings import RunSettings
-from security.admission import AdmittedUpdate, Check, Refused, Terms, admit
-from security.envelope import FRESH_PAST_MS, Kind, SealedBody, peek_header, seal_body, seal_letter
+from security.admission import ANSWER_LIFE_MS, AdmittedUpdate, Check, Refused, Terms, admit
+from security.envelope import Kind, SealedBody, peek_header, seal_body, seal_letter
 from security.identity import Peer
 from security.replay import NonceBook
 from server.aggregation import Round, aggregate
@@ -74,7 +75,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def __init__(self, run: Run, state: RunState, first: int = 1) -> None:
         self._run, self._state, self._first = run, state, first
-        self._nonces = NonceBook(FRESH_PAST_MS)
+        self._nonces = NonceBook(ANSWER_LIFE_MS)
         self._asked: dict[int, Asked] = {}
         self._spool = Spool(run.house.home.spool(run.id, first))
         self._opened = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.adapters import Adapter, AdapterSchema
+from common.adapter_schema import Adapter, AdapterSchema
 from common.errors import AdapterError
 from common.paths import ServerHome
 from common.settings import RunSettings
@@ -23,9 +23,13 @@ def starting_state(
     """
     closed = store.last_closed(run)
     if not closed:
-        b = np.zeros(schema.numel("B"), np.float32)
-        return 1, RunState(Adapter(schema, orthonormal_a(schema, settings.seed), b))
+        return 1, fresh_state(schema, settings)
     state = load_state(home.round(run, closed))
     if state.adapter.schema != schema:
         raise AdapterError("the last round's adapter is not of this run's schema")
     return closed + 1, state
+
+
+def fresh_state(schema: AdapterSchema, settings: RunSettings) -> RunState:
+    """Return what a run's first round starts from: A with orthonormal rows, the same for every site, and B zero."""
+    return RunState(Adapter(schema, orthonormal_a(schema, settings.seed), np.zeros(schema.numel("B"), np.float32)))

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.adapters import Adapter
+from common.adapter_schema import Adapter
 from common.errors import RunError
 from common.export import read_adapter, write_adapter
 

@@ -156,7 +156,7 @@ def train_unet(
     unet = UNet2DConditionModel(**arch.UNET)
     both = nn.ModuleDict({"unet": unet, "text": text}).to(device)
     average = {k: v.detach().clone() for k, v in both.state_dict().items()}
-    schedule = DDPMScheduler(**arch.SCHEDULER)
+    schedule = DDPMScheduler.from_config(DDIMScheduler(**arch.SCHEDULER).config)
     latents = latents.to(device)
     loop = Loop("unet", work, (recipe.unet_steps,), recipe.unet_lr, both, recipe.seed + 1, average)
     for step, rng in loop:

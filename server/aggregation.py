@@ -1,0 +1,87 @@
+"""Aggregation: the admitted updates of a round make the next adapter. Pure; it knows nothing of Flower or of files.
+
+Under ``ffa`` (FFA-LoRA, arXiv 2403.12313) all sites share A, so the mean of B is exactly the mean of the products
+B·A; updates are added one by one and never kept. Now and then A is refreshed (FedSVD, arXiv 2505.12805).
+
+Under ``both`` each site trains both factors, and the mean of the products is re-factored exactly and cut at the
+run's rank; averaging A and B apart would not be the mean of anything. This keeps every site's factors in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from common.adapters import Adapter, split
+from common.errors import AggregationError
+from common.settings import AggregationSettings
+from security.admission import AdmittedUpdate
+from server import optimiser
+from server.mean import WeightedMean, capped_weight
+from server.refactor import merge_ranks, refresh
+from server.state import RunState
+
+
+@dataclass(frozen=True)
+class Round:
+    """What aggregation needs to know of a round.
+
+    Attributes:
+        number: From 1.
+        method: Which factors sites trained: B alone (``ffa``) or both.
+        settings: Weights, server optimiser, refreshes.
+    """
+
+    number: int
+    method: Literal["ffa", "both"]
+    settings: AggregationSettings
+
+
+def aggregate(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
+    """Return the state after a round.
+
+    Guarantees: the same updates give the same bytes, in whatever order they come (on one machine, if A is refreshed
+    or both factors are trained; see :mod:`server.refactor`).
+
+    Args:
+        this: The round.
+        state: What the round started from.
+        updates: At least one; drawn once, :data:`server.mean.GROUP` at a time under ``ffa``.
+
+    Raises:
+        AggregationError: There is no update, one does not fit, or the settings do not go together.
+    """
+    return _federated_b(this, state, updates) if this.method == "ffa" else _merged(this, state, updates)
+
+
+def _federated_b(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
+    settings, adapter = this.settings, state.adapter
+    mean = WeightedMean(adapter.b.size, largest_weight=settings.example_cap, largest_value=settings.norm_bound)
+    mean.add_all((capped_weight(update.examples, settings.example_cap), update.delta) for update in updates)
+    memory, change = optimiser.step(settings, optimiser.Memory.from_bytes(state.optimiser), mean.mean())
+    adapter = replace(adapter, b=adapter.b + change)
+    if settings.refresh_every and this.number % settings.refresh_every == 0:
+        refreshed = refresh(adapter)
+        memory = optimiser.turned(memory, adapter.schema, refreshed.bases)
+        adapter = refreshed.adapter
+    return RunState(adapter, memory.to_bytes())
+
+
+def _merged(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
+    settings, start = this.settings, state.adapter
+    if settings.optimiser != "sgd" or settings.momentum or settings.server_learning_rate != 1:
+        raise AggregationError(
+            'the server optimiser steps in B\'s coordinates, which `method = "both"` has none of',
+            got=f"{settings.optimiser}, momentum {settings.momentum}, rate {settings.server_learning_rate}",
+            expected="sgd, momentum 0, rate 1",
+        )
+    products = []
+    for update in sorted(updates, key=lambda update: update.site):
+        change = split(start.schema, update.delta)
+        trained = Adapter(start.schema, start.a + change.a, start.b + change.b)
+        products.append((capped_weight(update.examples, settings.example_cap), trained))
+    return RunState(merge_ranks(products, start.schema))
+
+
+__all__ = ["Round", "WeightedMean", "aggregate", "capped_weight"]

@@ -1,0 +1,176 @@
+"""Re-factoring the products B·A by singular value decomposition, without ever forming one.
+
+A module's product is out x in; its factors are out x r and r x in with r far smaller. So everything is done on
+QR decompositions of the factors and on one r x r matrix (or, when sites are merged, sum of ranks squared).
+
+Everything is computed in float64 and returned in float32. Signs are fixed, so one machine with one LAPACK gives the
+same bytes each time; two machines may differ in the last bits, and then still in no product by more than rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.adapters import Adapter, AdapterSchema, Flat, LoraModule
+from common.errors import AdapterError, AggregationError
+
+Matrix: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Refreshed:
+    """An adapter with the same products in a new basis.
+
+    Attributes:
+        adapter: Orthonormal rows in each A; B's columns orthogonal, longest first.
+        bases: For each module, float64 [r, r]: the matrix T with ``B_new = B T`` and ``T A_new = A``. Whatever else
+            the server keeps in B's coordinates, such as momentum, moves to the new ones by ``T`` from the right.
+    """
+
+    adapter: Adapter
+    bases: tuple[Matrix, ...]
+
+
+def orthonormal_a(schema: AdapterSchema, seed: int) -> Flat:
+    """Return A factors with orthonormal rows, the frozen start of FFA-LoRA (arXiv 2403.12313).
+
+    Each is the Q of a Gaussian matrix, signs fixed so that it is uniform over all such matrices (Mezzadri 2007).
+    A convolution's A counts as the matrix [r, in * height * width].
+
+    Args:
+        schema: The modules.
+        seed: Not negative.
+
+    Returns:
+        float32 [schema.numel("A")].
+
+    Raises:
+        AdapterError: A rank is larger than the module's inputs.
+    """
+    pieces = []
+    for index, module in enumerate(schema.modules):
+        _fits_rows(module, module.rank)
+        chance = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
+        q, r = np.linalg.qr(chance.standard_normal((module.columns, module.rank)))
+        pieces.append((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T.astype(np.float32).reshape(-1))
+    return np.concatenate(pieces)
+
+
+def refresh(adapter: Adapter) -> Refreshed:
+    """Re-factor each product by SVD into orthonormal A and B = U S (FedSVD, arXiv 2505.12805).
+
+    Lossless, since the rank stays. Note what it does not do: the new rows of A span what the old rows spanned. When
+    they were orthonormal already, as after :func:`orthonormal_a`, the refresh at equal rank is a rotation within that
+    space, and no direction outside it is ever learned.
+
+    Args:
+        adapter: Both factors.
+
+    Returns:
+        The new factors, and how to move what is kept in the old coordinates.
+
+    Raises:
+        AdapterError: A rank is larger than the module's inputs.
+    """
+    modules, bases = [], []
+    for module, a, b in _matrices(adapter):
+        _fits_rows(module, module.rank)
+        q, r = np.linalg.qr(a.T)
+        _, core = np.linalg.qr(b)
+        v = np.linalg.svd(core @ r.T, full_matrices=True)[2]
+        rows = v @ q.T
+        signs = _signs(rows)
+        basis = r.T @ (v.T * signs)
+        modules.append((rows * signs[:, None], b @ basis))
+        bases.append(basis)
+    return Refreshed(_adapter(adapter.schema, modules), tuple(bases))
+
+
+def merge_ranks(updates: Sequence[tuple[int, Adapter]], schema: AdapterSchema) -> Adapter:
+    """Return the best adapter of given ranks for the weighted mean of products of any ranks.
+
+    The factors of all sites, stacked, are factors of the mean; its SVD follows from their QR decompositions, exactly,
+    and is cut at the rank wanted (the best approximation in the Frobenius norm, by Eckart and Young). Lossless when
+    that is at least the mean's own rank.
+
+    Args:
+        updates: Weights and adapters, in an order that does not depend on arrival: the last bits follow it.
+        schema: Of the result: the same modules, of any rank (:meth:`~common.adapters.AdapterSchema.with_rank`).
+
+    Returns:
+        Orthonormal rows in each A; B's columns orthogonal, longest first.
+
+    Raises:
+        AggregationError: There are no updates, or a weight is not positive.
+        AdapterError: The adapters are not of the same modules, or a rank is larger than the module's inputs.
+    """
+    total = sum(weight for weight, _ in updates)
+    if not updates or min(weight for weight, _ in updates) < 1:
+        raise AggregationError("adapters cannot be merged with these weights", got=[weight for weight, _ in updates])
+    if any(adapter.schema.with_rank(1) != schema.with_rank(1) for _, adapter in updates):
+        raise AdapterError("adapters of different modules cannot be merged")
+    weights = [weight / total for weight, _ in updates]
+    merged = []
+    for module, *factors in zip(schema.modules, *(_matrices(adapter) for _, adapter in updates), strict=True):
+        _fits_rows(module, module.rank)
+        a = np.concatenate([a for _, a, _ in factors])
+        b = np.concatenate([weight * b for weight, (_, _, b) in zip(weights, factors, strict=True)], axis=1)
+        merged.append(_cut(a, b, module.rank))
+    return _adapter(schema, merged)
+
+
+def _cut(a: Matrix, b: Matrix, rank: int) -> tuple[Matrix, Matrix]:
+    """Return (A, B) of ``rank`` for the product of b [out, n] and a [n, in]."""
+    short = rank - len(a)
+    if short > 0:  # more rows are asked for than there are: any others, with nothing in B
+        chance = np.random.Generator(np.random.Philox(rank))
+        a = np.concatenate([a, chance.standard_normal((short, a.shape[1]))])
+        b = np.concatenate([b, np.zeros((len(b), short))], axis=1)
+    right, r = np.linalg.qr(a.T)
+    left, core = np.linalg.qr(b)
+    u, s, v = np.linalg.svd(core @ r.T, full_matrices=True)
+    rows = v[:rank] @ right.T
+    signs = _signs(rows)
+    columns = np.zeros((len(b), rank))
+    kept = min(rank, len(s))
+    columns[:, :kept] = left @ (u[:, :kept] * s[:kept])
+    return rows * signs[:, None], columns * signs
+
+
+def _signs(rows: Matrix) -> Matrix:
+    """Return the signs that make each row's largest entry positive (the first of equals)."""
+    largest = np.take_along_axis(rows, np.abs(rows).argmax(axis=1)[:, None], axis=1)[:, 0]
+    return np.where(largest < 0, -1.0, 1.0)
+
+
+def _matrices(adapter: Adapter) -> Iterator[tuple[LoraModule, Matrix, Matrix]]:
+    """Yield (module, A [r, columns], B [out, r]) of each module, float64."""
+    a = adapter.schema.views(adapter.a, "A")
+    b = adapter.schema.views(adapter.b, "B")
+    for module in adapter.schema.modules:
+        yield (
+            module,
+            a[module.a.name].reshape(module.rank, -1).astype(np.float64),
+            b[module.b.name].reshape(-1, module.rank).astype(np.float64),
+        )
+
+
+def _adapter(schema: AdapterSchema, factors: list[tuple[Matrix, Matrix]]) -> Adapter:
+    a = np.concatenate([a.reshape(-1) for a, _ in factors]).astype(np.float32)
+    b = np.concatenate([b.reshape(-1) for _, b in factors]).astype(np.float32)
+    return Adapter(schema, a, b)
+
+
+def _fits_rows(module: LoraModule, rank: int) -> None:
+    if rank > module.columns:
+        raise AdapterError(
+            f"{module.name} cannot have orthonormal rows in A",
+            got=f"rank {rank}",
+            expected=f"at most its {module.columns} inputs",
+            advice="Choose a smaller rank, or leave this layer out of the targets.",
+        )

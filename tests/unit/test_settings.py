@@ -1,0 +1,53 @@
+"""Settings: frozen, unknown keys refused with the nearest known one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from common.errors import SettingsError
+from common.settings import RunSettings, TrainingSettings, parse, parse_json, read_toml
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(SettingsError, match=r"'training.stepps' is not a setting; expected 'steps'"):
+        parse(RunSettings, {"training": {"stepps": 3}}, "run.toml")
+
+
+def test_a_value_that_does_not_fit_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"run.toml: 'rounds' does not fit; got -1"):
+        parse(RunSettings, {"rounds": -1}, "run.toml")
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        RunSettings().rounds = 7  # type: ignore[misc]
+
+
+def test_settings_survive_json() -> None:
+    settings = RunSettings(rounds=3, training=TrainingSettings(steps=2, batch=4))
+    assert parse_json(RunSettings, settings.model_dump_json(), "x") == settings
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_settings_or_a_clear_error(text: str) -> None:
+    try:
+        parse_json(RunSettings, text, "the file")
+    except SettingsError as why:
+        assert str(why).startswith("the file")
+
+
+def test_a_toml_file_that_is_no_toml_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"rounds = \xff")
+    with pytest.raises(SettingsError, match=r"run.toml cannot be read"):
+        read_toml(RunSettings, file)
+
+
+def test_a_batch_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(SettingsError, match="65536"):
+        parse(TrainingSettings, {"batch": 65_536, "accumulate": 2}, "task")

@@ -1,0 +1,87 @@
+"""The store: what was committed stays, the first verdict on a site stands, a damaged file is said to be so."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from common.errors import RunError
+from server.store import Store, Verdict
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "bottega.db")
+    store.start_run("r1", "{}", "abc", "{}")
+    return store
+
+
+def test_a_run_is_remembered_across_connections(store: Store, tmp_path: Path) -> None:
+    store.open_round("r1", 1, "train", 4)
+    store.close_round("r1", 1, "aggregated", "d" * 64)
+    store.close()
+    again = Store(tmp_path / "bottega.db")
+    assert again.last_closed("r1") == 1
+    assert [(r.round, r.outcome, r.asked, r.adapter_digest) for r in again.rounds("r1")] == [(1, "aggregated", 4, "d" * 64)]
+
+
+def test_an_open_round_is_not_the_last_closed(store: Store) -> None:
+    store.open_round("r1", 1, "train", 2)
+    assert store.last_closed("r1") == 0
+
+
+def test_a_measuring_round_is_not_the_last_closed(store: Store) -> None:
+    store.open_round("r1", 1, "train", 2)
+    store.close_round("r1", 1, "aggregated", None)
+    store.open_round("r1", 2, "evaluate", 2)
+    store.close_round("r1", 2, "measured", None)
+    assert store.last_closed("r1") == 1
+
+
+def test_the_first_verdict_on_a_site_stands(store: Store) -> None:
+    store.open_round("r1", 1, "train", 2)
+    store.record("r1", 1, Verdict("a", False, 10, "norm", "too large"), {})
+    store.record("r1", 1, Verdict("a", True, 0, "admitted"), {"held_out_loss": 0.1})
+    assert [(v.site, v.admitted, v.check) for v in store.verdicts("r1", 1)] == [("a", False, "norm")]
+    assert store.metrics("r1", 1) == {}
+
+
+def test_opening_a_round_again_forgets_the_try_that_was_cut_off(store: Store) -> None:
+    store.open_round("r1", 1, "train", 2)
+    store.record("r1", 1, Verdict("a", True, 0, "admitted", examples=3), {"held_out_loss": 0.5})
+    store.open_round("r1", 1, "train", 3)
+    assert store.verdicts("r1", 1) == []
+    assert store.metrics("r1", 1) == {}
+    assert store.rounds("r1")[0].asked == 3
+
+
+def test_a_resumed_run_is_running_again_and_keeps_its_start(store: Store) -> None:
+    began = store.run("r1").started_at
+    store.end_run("r1", "failed", "the disk was full")
+    assert store.run("r1").error == "the disk was full"
+    store.start_run("r1", "{}", "abc", "{}")
+    row = store.run("r1")
+    assert (row.status, row.error, row.ended_at, row.started_at) == ("running", "", None, began)
+
+
+def test_an_unknown_run_is_a_clear_error(store: Store) -> None:
+    with pytest.raises(RunError, match="no such run; got nope"):
+        store.run("nope")
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "bottega.db"
+    file.write_bytes(b"not a database at all, but long enough to look at" * 40)
+    before = file.read_bytes()
+    with pytest.raises(RunError, match="cannot be opened"):
+        Store(file)
+    assert file.read_bytes() == before
+
+
+def test_a_failed_write_leaves_nothing_behind(store: Store) -> None:
+    store.open_round("r1", 1, "train", 1)
+    with pytest.raises(sqlite3.IntegrityError):
+        store.record("r1", 1, Verdict("a", True, 0, "admitted"), {"loss": None})  # type: ignore[dict-item]
+    assert store.verdicts("r1", 1) == []
