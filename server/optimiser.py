@@ -90,7 +90,7 @@ def step(settings: AggregationSettings, memory: Memory, mean: Flat) -> tuple[Mem
                 momentum * beta + mean * (np.float32(1) - beta),
                 square * np.float32(BETA_2) + mean * mean * np.float32(1 - BETA_2),
             )
-            change = new.momentum / (np.sqrt(new.square) + np.float32(TAU))
+            change = np.divide(new.momentum, np.sqrt(new.square) + np.float32(TAU), dtype=np.float32)
         elif settings.momentum:
             new = Memory(momentum * beta + mean)
             change = new.momentum

@@ -145,12 +145,17 @@ def test_split_undoes_join(schema: AdapterSchema) -> None:
     adapter = Adapter(schema, vector(schema, "A", 1), vector(schema, "B", 2))
     both = join(adapter)
     again = split(schema, both)
-    assert both.tobytes() == schema.flatten({**schema.views(adapter.a, "A"), **schema.views(adapter.b, "B")}, "both").tobytes()
+    assert (
+        both.tobytes()
+        == schema.flatten({**schema.views(adapter.a, "A"), **schema.views(adapter.b, "B")}, "both").tobytes()
+    )
     assert again.a.tobytes() == adapter.a.tobytes()
     assert again.b.tobytes() == adapter.b.tobytes()
 
 
-@pytest.mark.parametrize("bad", [np.zeros(45, np.float32), np.zeros(46), np.zeros(92, np.float32)[::2], np.zeros((46, 1), np.float32)])
+@pytest.mark.parametrize(
+    "bad", [np.zeros(45, np.float32), np.zeros(46), np.zeros(92, np.float32)[::2], np.zeros((46, 1), np.float32)]
+)
 def test_an_adapter_of_another_length_dtype_or_layout_is_refused(bad: Flat) -> None:
     with pytest.raises(AdapterError, match="part A"):
         Adapter(SCHEMA, bad, vector(SCHEMA, "B"))
@@ -193,7 +198,9 @@ def test_rounding_is_to_nearest_even(encoding: Encoding, value: float, expected:
     assert set(unpack(pack(flat, SCHEMA, "both", encoding), SCHEMA, "both").tolist()) == {expected}
 
 
-@pytest.mark.parametrize(("encoding", "value"), [("fp16", 65520.0), ("fp16", -1e30), ("bf16", 3.4e38), ("int8", 3.4e38)])
+@pytest.mark.parametrize(
+    ("encoding", "value"), [("fp16", 65520.0), ("fp16", -1e30), ("bf16", 3.4e38), ("int8", 3.4e38)]
+)
 def test_a_value_too_large_for_the_encoding_is_refused(encoding: Encoding, value: float) -> None:
     flat = vector(SCHEMA, "B")
     flat[7] = value
@@ -371,7 +378,7 @@ def test_the_encoding_is_read_from_the_header_only_when_none_is_demanded() -> No
 
 def test_what_a_stranger_writes_is_shown_short_and_in_ascii() -> None:
     with pytest.raises(AdapterError) as caught:
-        unpack(altered(**{"stray": {}, "part": "B\x1b[2J\n" * 1000}), SCHEMA, "B", "fp32")  # type: ignore[arg-type]
+        unpack(altered(stray={}, part="B\x1b[2J\n" * 1000), SCHEMA, "B", "fp32")
     assert len(str(caught.value)) < 400
     assert str(caught.value).isprintable()
 
