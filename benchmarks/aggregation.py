@@ -45,8 +45,8 @@ from server.mean import GROUP, WeightedMean
 DISTINCT = 8
 """Sealed updates that are really made; more are the same ones again."""
 
-ALONE = 20
-"""Distinct arrays for aggregation alone: 255 MB, more than any cache here."""
+ALONE = 100
+"""Updates for aggregation alone, over and over the same 20 arrays: 255 MB, so hardly any comes from a cache."""
 
 WEIGHT = 37
 NOW_MS = 1_800_000_000_000
@@ -64,7 +64,7 @@ def main() -> None:
     _into_ring(schema, sealed, GROUP)  # compiles, and touches every buffer once
     runs = [_measured(schema, sealed, count) for count in counts]
     admitted = _rate(schema, 20, lambda: _through_admission(schema, sealed, 20))
-    alone = _aggregation_alone(schema, repeats=3 if args.quick else 7)
+    alone = _aggregation_alone(schema, repeats=3 if args.quick else 5)
     if not args.json:
         _print(schema, runs, admitted, alone)
     figures = {f"open_check_accumulate_gb_per_s_{run.count}": run.gb_per_s for run in runs}
@@ -174,7 +174,7 @@ def _rate(schema: AdapterSchema, count: int, work: Callable[[], object]) -> floa
 
 def _aggregation_alone(schema: AdapterSchema, repeats: int) -> dict[str, float]:
     """Return the best rate of each way in GB/s; the ways take turns, so that a busy machine is busy for all."""
-    flats = [_update(schema, seed) for seed in range(ALONE)]
+    flats = [_update(schema, seed) for seed in range(20)] * (ALONE // 20)
     tensors = [list(schema.views(flat, "both").values()) for flat in flats]
     records = [
         RecordDict(

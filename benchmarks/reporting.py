@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -45,12 +46,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         columns: Headings; all but the first column are aligned to the right.
         rows: Cells, as many in each as there are columns.
     """
-    grid = Table(title=title, title_justify="left")
+    grid = Table()
     for index, column in enumerate(columns):
         grid.add_column(column, justify="right" if index else "left")
     for row in rows:
         grid.add_row(*row)
-    Console().print(grid)
+    console = Console(highlight=False)
+    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
+    console.print(grid)
 
 
 def finish(bars: Sequence[Bar], figures: Mapping[str, float] | None = None, *, quiet: bool = True) -> None:

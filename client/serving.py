@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
+import socket
 import threading
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from common.errors import DrawingsError, HomeError
 from common.models import Base, load_base
 from common.paths import SiteHome
 from common.processes import ChildProcess, Supervisor, flower_environment
+from common.programs import program
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
 from security.identity import Identity, Peer, Roster
@@ -63,13 +64,22 @@ def run_site(home: SiteHome) -> None:
 
 def _supernode(home: SiteHome, settings: SiteSettings) -> ChildProcess:
     command = [
-        str(Path(sys.executable).with_name("flower-supernode")),
+        program("flower-supernode"),
         "--superlink", settings.server,
         "--root-certificates", str(home.authority_certificate),
         "--auth-supernode-private-key", str(home.supernode_key),
         "--node-config", f'agent-socket="{home.socket}"',
+        "--port", str(_free_port()),
     ]  # fmt: skip
     return ChildProcess("supernode", command, home.root / "supernode.log", flower_environment(home.flower))
+
+
+def _free_port() -> int:
+    """Return a port for the SuperNode's own Runtime API on loopback; its default would let one SuperNode a machine run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _encoded(base: Base, drawings: Drawings, settings: SiteSettings) -> tuple[TrainingSet, TrainingSet]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def rounds(store: Store, run: str) -> list[dict[str, Any]]:
     """
     rows = store.rounds(run)
     shown = []
-    for row, after in zip(rows, [*rows[1:], None], strict=True):
+    for row, after in zip_longest(rows, rows[1:]):
         if row.work != "train":
             continue
         verdicts = store.verdicts(run, row.round)

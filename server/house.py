@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-
-from common.errors import HomeError, IdentityError
+from common.errors import HomeError
 from common.paths import ServerHome
 from common.settings import read_toml
 from security.identity import Identity, Peer, Roster
 from security.names import Role, SpiffeId
 from server.settings import ServerSettings
-from server.superlink import flower_key
+from server.supernodes import flower_key
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,5 @@ def _sites(home: ServerHome, federation: str, roster: Roster) -> dict[bytes, Pee
     """Map SuperNode keys to sites: one ``<site>.pub`` a site in the home's ``supernodes`` folder."""
     sites = {}
     for file in sorted(home.supernodes.glob("*.pub")):
-        peer = roster[SpiffeId(federation, Role.SITE, file.stem)]
-        try:
-            key = load_ssh_public_key(file.read_bytes())
-        except (OSError, ValueError) as cause:
-            raise IdentityError("a SuperNode's public key cannot be read", got=file.name, expected="an OpenSSH public key") from cause
-        sites[flower_key(key)] = peer
+        sites[flower_key(file)] = roster[SpiffeId(federation, Role.SITE, file.stem)]
     return sites

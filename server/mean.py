@@ -16,17 +16,21 @@ updates are added in one pass over the sums, because moving the sums is what tak
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from functools import cache
-from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import AggregationError
 from common.quantise import Flat
+
+Sums: TypeAlias = NDArray[np.int64]
+Scaled: TypeAlias = tuple[Flat, float]
 
 GROUP = 4
 """Updates that :meth:`WeightedMean.add_all` adds in one pass, and holds at a time."""
@@ -80,7 +84,8 @@ class WeightedMean:
             )
         self._exponent = 50 - math.frexp(largest_weight * largest_value)[1]
         self._largest_weight = largest_weight
-        self._sums = np.zeros(numel, np.int64)
+        self._sums = np.empty(numel, np.int64)
+        self._sums.fill(0)  # np.zeros takes its pages one by one, while they are added to
         self._weight = 0
         self._count = 0
 
@@ -107,7 +112,7 @@ class WeightedMean:
         self._add([(weight, flat)])
 
     def add_all(self, updates: Iterable[tuple[int, Flat]]) -> None:
-        """Add updates, :data:`GROUP` in one pass: about 1.6 times as fast as one by one.
+        """Add updates, :data:`GROUP` in one pass: about 1.4 times as fast as one by one.
 
         A vector must stay as it is until three more have been drawn: a producer may use a ring of four buffers.
 
@@ -118,7 +123,7 @@ class WeightedMean:
             AggregationError: An update will not do. Neither it nor the up to three drawn with it are in the mean.
         """
         source = iter(updates)
-        while group := list(islice(source, GROUP)):
+        while group := list(itertools.islice(source, GROUP)):
             self._add(group)
 
     def mean(self) -> Flat:
@@ -143,15 +148,8 @@ class WeightedMean:
         if self._count + len(group) > MOST_UPDATES:
             raise AggregationError("there are too many updates for one mean", expected=f"at most {MOST_UPDATES}")
         scaled = [(flat, math.ldexp(weight, self._exponent)) for weight, flat in group]
-        add_four, add_one, take_back = _kernels()
-        if len(scaled) == GROUP:
-            flats, scales = zip(*scaled, strict=True)
-            strange = [add_four(self._sums, flats, scales)]
-        else:
-            strange = [add_one(self._sums, *one) for one in scaled]
-        if any(strange):
-            for one in scaled:
-                take_back(self._sums, *one)
+        if _add_group(self._sums, scaled):
+            _take_back_group(self._sums, scaled)
             raise AggregationError("an update holds a number that is not finite or over the bound")
         self._weight += sum(weight for weight, _ in group)
         self._count += len(group)
@@ -166,6 +164,21 @@ class WeightedMean:
                 got=f"{flat.dtype} {flat.shape}",
                 expected=f"contiguous float32 {self._sums.shape}",
             )
+
+
+def _add_group(sums: Sums, scaled: list[Scaled]) -> bool:
+    """Add up to four vectors; return whether one of their numbers was out of bounds."""
+    add_four, add_one, _ = _kernels()
+    if len(scaled) < GROUP:
+        return any([add_one(sums, *one) for one in scaled])  # noqa: C419  a list: each is added, whatever the first says
+    flats, scales = zip(*scaled, strict=True)
+    return bool(add_four(sums, flats, scales))
+
+
+def _take_back_group(sums: Sums, scaled: list[Scaled]) -> None:
+    _, _, take_back = _kernels()
+    for one in scaled:
+        take_back(sums, *one)
 
 
 @cache

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from pathlib import Path
 
 from common.errors import HomeError, ProcessError
 from common.paths import ServerHome
@@ -14,7 +12,7 @@ from security.files import replace
 from server.app import HOME_VARIABLE
 from server.founding import TLS_KEY
 from server.settings import ServerSettings
-from server.superlink import Ports, SuperLinkSettings, register_supernode, run_superlink
+from server.superlink import Ports, SuperLinkSettings, run_superlink
 
 
 def run_server(home: ServerHome) -> None:
@@ -35,24 +33,17 @@ def run_server(home: ServerHome) -> None:
         control_port=settings.control_port,
         certificate=home.certificate,
         key=home.keys / TLS_KEY,
+        supernodes={key.stem: key for key in sorted(home.supernodes.glob("*.pub"))},
     )
 
     def ready(ports: Ports) -> None:
-        # Beside the event loop: registering asks the very SuperLink that this loop serves.
-        threading.Thread(target=_open_doors, args=(home, ports), daemon=True).start()
+        content = json.dumps({"fleet": ports.fleet, "control": ports.control, "pid": os.getpid()})
+        replace(home.ports, [content.encode()], error=HomeError)
 
     try:
         run_superlink(superlink, ready)
     finally:
         home.ports.unlink(missing_ok=True)
-
-
-def _open_doors(home: ServerHome, ports: Ports) -> None:
-    """Let every member's courier in, then say which ports are open: who reads them finds all doors open."""
-    for key in sorted(home.supernodes.glob("*.pub")):
-        register_supernode(f"127.0.0.1:{ports.control}", key)
-    content = json.dumps({"fleet": ports.fleet, "control": ports.control, "pid": os.getpid()})
-    replace(home.ports, [content.encode()], error=HomeError)
 
 
 def read_ports(home: ServerHome) -> dict[str, int]:
@@ -70,8 +61,3 @@ def read_ports(home: ServerHome) -> dict[str, int]:
             advice=f"Start it with `bottega server start --home {home.root}`.",
         ) from None
     return ports
-
-
-def log_file(home: ServerHome) -> Path:
-    """Return where Flower's ServerApp processes write."""
-    return home.flower / "superexec.log"

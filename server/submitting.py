@@ -31,7 +31,7 @@ def start_run(home: ServerHome, settings: RunSettings) -> str:
     run = f"{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     with Store(home.database) as store:
         store.start_run(run, settings.model_dump_json(), digest, schema.to_json())
-    submit_run(f"127.0.0.1:{ports['control']}", home.flower, {"run": run})
+    submit_run(f"127.0.0.1:{ports['control']}", {"run": run})
     return run
 
 
@@ -49,4 +49,4 @@ def resume_run(home: ServerHome, run: str) -> None:
             raise RunError("the run has finished", got=run, advice="Start a new run with `bottega run start`.")
         parse_json(RunSettings, row.settings, "the run's settings")
         store.start_run(run, row.settings, row.base_digest, row.schema)
-    submit_run(f"127.0.0.1:{ports['control']}", home.flower, {"run": run})
+    submit_run(f"127.0.0.1:{ports['control']}", {"run": run})

@@ -1,0 +1,28 @@
+"""Run a command that dies with its parent: ``python -m common.tether PARENT_PID COMMAND…``.
+
+The kernel is asked to send SIGTERM when the parent goes (``prctl(PR_SET_PDEATHSIG)``, Linux), then the command takes
+this process over. Asking in a process of its own, and not between fork and exec, is safe in programs with threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Tether this process and become the command."""
+    parent, command = int(sys.argv[1]), sys.argv[2:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it went before it could be watched
+            sys.exit(1)
+    os.execvp(command[0], command)  # noqa: S606 (no shell is wanted)
+
+
+if __name__ == "__main__":
+    main()

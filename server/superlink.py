@@ -1,0 +1,192 @@
+"""The SuperLink, embedded: one Flower application behind two doors.
+
+Flower 1.41 serves its Fleet, Control and Runtime APIs on one port, and the open-source Control and Runtime APIs ask
+for no credentials: who reaches them can register nodes and start runs. So the same application is served twice from
+one process: in full on loopback, and outside with TLS 1.3 and nothing but ``/v1/fleet/``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.superlink.main import create_app
+from starlette.types import Receive, Scope, Send
+
+from common.errors import ProcessError
+from common.processes import ChildProcess, Supervisor, flower_environment
+from common.programs import program
+from server.supernodes import flower_key
+
+log = logging.getLogger("bottega.superlink")
+
+FLEET = "/v1/fleet/"
+_SHUTDOWN_S = 3
+
+
+@dataclass(frozen=True)
+class SuperLinkSettings:
+    """Where the SuperLink lives and listens. A port of 0 lets the system choose.
+
+    Attributes:
+        home: Flower's own folder: state, objects (ciphertext), logs.
+        certificate: The server's TLS certificate, PEM.
+        key: Its private key, PEM.
+        supernodes: SuperNode public keys (OpenSSH files) by site name: who may connect.
+    """
+
+    home: Path
+    fleet_host: str
+    fleet_port: int
+    control_port: int
+    certificate: Path
+    key: Path
+    supernodes: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports that are open."""
+
+    fleet: int
+    control: int
+
+
+def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: Where.
+        on_ready: Called once both doors are open.
+
+    Raises:
+        ProcessError: A port is taken, the certificate cannot be used, or the SuperExec died.
+        IdentityError: A SuperNode's key cannot be read.
+    """
+    with _bound(settings.fleet_host, settings.fleet_port) as outside, _bound("127.0.0.1", settings.control_port) as inside:
+        ports = Ports(outside.getsockname()[1], inside.getsockname()[1])
+        os.environ.update(flower_environment(settings.home), FLWR_DATABASE=str(settings.home / "superlink.db"))
+        app = create_app()
+        app.state.enable_supernode_auth = True
+        _register(app, settings.supernodes)
+        asyncio.run(_serve(settings, app, outside, inside, lambda: on_ready(ports)))
+
+
+def _register(app: FastAPI, supernodes: Mapping[str, Path]) -> None:
+    """Let these SuperNodes connect; the others that an earlier start knew are let go."""
+    state = app.state.linkstate_factory.state()
+    for name, file in supernodes.items():
+        key = flower_key(file)
+        if state.get_node_id_by_public_key(key) is None:
+            state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name)
+
+
+class FleetOnly:
+    """An ASGI application that answers 404 to all but the fleet API."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and scope["path"].startswith(FLEET):
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+
+
+class _Door(uvicorn.Server):
+    """A uvicorn server that leaves signals to us: two of them share the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take no signal."""
+        yield
+
+
+async def _serve(
+    settings: SuperLinkSettings, app: FastAPI, outside: socket.socket, inside: socket.socket, ready: Callable[[], None]
+) -> None:
+    common: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": _SHUTDOWN_S}
+    control = _Door(uvicorn.Config(app, **common))
+    fleet = _Door(_tls_config(settings, FleetOnly(app), common))
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    doors = [asyncio.create_task(control.serve([inside])), asyncio.create_task(fleet.serve([outside]))]
+    try:
+        while not (control.started and fleet.started):
+            _raise_if_closed(doors)
+            await asyncio.sleep(0.02)
+        with Supervisor([_superexec(settings.home, inside.getsockname()[1])]) as supervisor:
+            ready()
+            while not stop.is_set():
+                supervisor.check()
+                _raise_if_closed(doors)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), 0.3)
+    finally:
+        control.should_exit = fleet.should_exit = True
+        await asyncio.gather(*doors, return_exceptions=True)
+
+
+def _tls_config(settings: SuperLinkSettings, app: FleetOnly, common: Mapping[str, Any]) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app, ssl_certfile=str(settings.certificate), ssl_keyfile=str(settings.key), lifespan="off", **common
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as cause:
+        raise ProcessError("the server's certificate and key cannot be used", got=type(cause).__name__) from cause
+    assert config.ssl is not None  # noqa: S101 (it was just made)
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    return config
+
+
+def _superexec(home: Path, control_port: int) -> ChildProcess:
+    """Return the process that starts a ServerApp for each run."""
+    command = [
+        program("flower-superexec"), "--insecure", "--runtime-api-address", f"127.0.0.1:{control_port}",
+        "--parent-pid", str(os.getpid()),
+    ]  # fmt: skip
+    return ChildProcess("the SuperExec", command, home / "superexec.log", flower_environment(home))
+
+
+def _raise_if_closed(doors: list[asyncio.Task[None]]) -> None:
+    for door in doors:
+        if door.done():
+            raise ProcessError("a door of the SuperLink closed", got=repr(door.exception())) from door.exception()
+
+
+@contextlib.contextmanager
+def _bound(host: str, port: int) -> Iterator[socket.socket]:
+    """Take a port before anything else is touched.
+
+    Raises:
+        ProcessError: It is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((host, port))
+        except OSError as cause:
+            raise ProcessError(
+                f"port {port} on {host} cannot be taken", got=cause.strerror, expected="a free port",
+                advice="Stop what uses the port, or set another one in server.toml.",
+            ) from cause
+        yield taken
