@@ -44,7 +44,9 @@ def main() -> None:
     """Train every way, print the table and the bars."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print only the last line")
-    parser.add_argument("--quick", action="store_true", help="few rounds and few pictures: minutes, and only a direction")
+    parser.add_argument(
+        "--quick", action="store_true", help="few rounds and few pictures: minutes, and only a direction"
+    )
     parser.add_argument("--data", type=Path, default=DATA, help="a folder of folders of drawings, one a site")
     parser.add_argument("--rounds", type=int, default=18)
     parser.add_argument("--steps", type=int, default=8)
@@ -61,7 +63,15 @@ def main() -> None:
         table(
             f"{len(studios)} sites, {rounds} rounds of {settings.training.steps} steps of {settings.training.batch}",
             ("trained", "held-out loss, everybody's", "its own", "domain FID"),
-            [(r.name, f"{r.union:.4f}", "" if r.own is None else f"{r.own:.4f}", "" if r.fid is None else f"{r.fid:.1f}") for r in rows],
+            [
+                (
+                    r.name,
+                    f"{r.union:.4f}",
+                    "" if r.own is None else f"{r.own:.4f}",
+                    "" if r.fid is None else f"{r.fid:.1f}",
+                )
+                for r in rows
+            ],
         )
     finish(_bars({r.name: r for r in rows}))
 
@@ -108,7 +118,13 @@ def _compared(base: Base, studios: list[Studio], settings: RunSettings, pictures
 
 
 def _measured(
-    name: str, base: Base, adapter: Adapter, union: TrainingSet, studios: list[Studio], settings: RunSettings, pictures: int
+    name: str,
+    base: Base,
+    adapter: Adapter,
+    union: TrainingSet,
+    studios: list[Studio],
+    settings: RunSettings,
+    pictures: int,
 ) -> Row:
     loss = held_out_loss(base, adapter, union, _all(settings))
     own = float(np.mean([held_out_loss(base, adapter, s.site.held_out, _all(settings)) for s in studios]))

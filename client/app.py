@@ -31,7 +31,9 @@ def carry(message: Message, context: Context) -> Message:
             of it.
     """
     letter, body = to_envelope(message.content)
-    answer = hand_over(str(context.node_config[SOCKET_SETTING]), pb.Envelope(letter=letter, body=body), message.metadata.ttl)
+    answer = hand_over(
+        str(context.node_config[SOCKET_SETTING]), pb.Envelope(letter=letter, body=body), message.metadata.ttl
+    )
     return Message(from_envelope(answer.letter, answer.body), reply_to=message)
 
 

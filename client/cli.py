@@ -41,7 +41,11 @@ def status(
 
     found = get_status(SiteHome(home.absolute()).socket)
     if found is None:
-        typer.echo(json.dumps({"up": False}) if json_ else f"no agent answers; start it with `bottega site start --home {home}`")
+        typer.echo(
+            json.dumps({"up": False})
+            if json_
+            else f"no agent answers; start it with `bottega site start --home {home}`"
+        )
         sys.exit(1)
     facts = {
         "up": True,

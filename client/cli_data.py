@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.drawings import DrawingSettings, Drawings, load_drawings
+from client.drawings import Drawings, DrawingSettings, load_drawings
 
 data_app = typer.Typer(help="Look at a site's drawings before training on them.", no_args_is_help=True)
 
@@ -23,7 +23,9 @@ def _group() -> None:
 
 @data_app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="A folder of pictures with metadata.jsonl, or captions in .txt files.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A folder of pictures with metadata.jsonl, or captions in .txt files.")
+    ],
     size: Annotated[int, typer.Option(min=8, help="Width and height drawings are brought to.")] = 64,
     caption: Annotated[str | None, typer.Option(help="Caption for drawings that have none.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -72,8 +72,13 @@ def encode(
         rounds.append(torch.cat(parts) if parts else torch.zeros(0, *_latent_shape(base)))
     captions = sorted({d.caption for d in drawings})
     row = {caption: i for i, caption in enumerate(captions)}
-    states = torch.cat([base.encode_text(captions[i : i + 64]).cpu() for i in range(0, len(captions), 64)] + [base.encode_text([""]).cpu()])
-    return TrainingSet(torch.stack(rounds, 1), states, torch.tensor([row[d.caption] for d in drawings], dtype=torch.int64))
+    states = torch.cat(
+        [base.encode_text(captions[i : i + 64]).cpu() for i in range(0, len(captions), 64)]
+        + [base.encode_text([""]).cpu()]
+    )
+    return TrainingSet(
+        torch.stack(rounds, 1), states, torch.tensor([row[d.caption] for d in drawings], dtype=torch.int64)
+    )
 
 
 def _latent_shape(base: Base) -> tuple[int, int, int]:

@@ -109,7 +109,9 @@ def load_drawings(folder: Path, settings: DrawingSettings) -> Drawings:
         found[drawing.digest] = drawing
     if not found:
         counts = ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items())) or "an empty folder"
-        raise DrawingsError("the folder holds no drawing that can be used", got=counts, expected="pictures with captions")
+        raise DrawingsError(
+            "the folder holds no drawing that can be used", got=counts, expected="pictures with captions"
+        )
     train, held_out = _split([found[d] for d in sorted(found)], settings.held_out_fraction)
     return Drawings(train, held_out, MappingProxyType(dict(skipped)), MappingProxyType(dict(handled)))
 

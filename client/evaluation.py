@@ -66,8 +66,8 @@ class DrawingFeatures(nn.Module):
         x = pictures.float() / 127.5 - 1
         if x.shape[-1] != 64:
             x = F.interpolate(x, (64, 64), mode="bilinear", antialias=True)
-        # Squared, the factor is a hundred: it brings the distance to the range that people know FID in.
-        return 10.0 * self.classifier.features(x)
+        features: Tensor = self.classifier.features(x)
+        return features
 
 
 def domain_fid(generated: NDArray[np.uint8], real: NDArray[np.uint8], inception: Path | None = None) -> float:
@@ -127,7 +127,9 @@ def judge(
 def _enough(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> None:
     fewest = min(len(generated), len(real))
     if fewest < FEWEST:
-        raise DrawingsError("too few pictures to compare two distributions", got=fewest, expected=f"at least {FEWEST} on each side")
+        raise DrawingsError(
+            "too few pictures to compare two distributions", got=fewest, expected=f"at least {FEWEST} on each side"
+        )
 
 
 def _batches(pictures: NDArray[np.uint8]) -> tuple[Tensor, ...]:
@@ -143,12 +145,15 @@ def _fid_metric(inception: Path | None) -> FrechetInceptionDistance:
     if inception is None:
         return FrechetInceptionDistance(feature=DrawingFeatures())
     if not inception.is_file():
-        raise BaseModelError("there are no Inception weights", got=str(inception), expected="a file", advice="Name another file.")
+        raise BaseModelError(
+            "there are no Inception weights", got=str(inception), expected="a file", advice="Name another file."
+        )
     try:
         return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(inception))
     except (ModuleNotFoundError, RuntimeError, OSError, ValueError) as cause:
         raise BaseModelError(
-            "the Inception network cannot be loaded", got=type(cause).__name__,
+            "the Inception network cannot be loaded",
+            got=type(cause).__name__,
             expected="weights as torch-fidelity keeps them, and the package torch-fidelity",
             advice="Install bottega[inception], or leave the option out to use the drawing classifier.",
         ) from cause

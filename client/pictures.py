@@ -61,13 +61,25 @@ def clean(data: bytes, size: int, max_pixels: int) -> Cleaned:
             image.load()
             image = ImageOps.exif_transpose(image)
             flat = _rgb(image)
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, TypeError, KeyError, OverflowError, MemoryError) as cause:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        IndexError,
+        EOFError,
+        TypeError,
+        KeyError,
+        OverflowError,
+        MemoryError,
+    ) as cause:
         raise SkippedError("truncated") from cause
     if min(flat.size) < 8 or max(flat.size) > 20 * min(flat.size):
         raise SkippedError("too-thin")
     digest = hashlib.sha256(f"{flat.size}".encode() + flat.tobytes()).hexdigest()
     # Reducing with a box filter over the whole footprint keeps thin pen lines as grey instead of dropping them.
-    fitted = ImageOps.fit(flat, (size, size), Image.Resampling.BOX if min(flat.size) >= 2 * size else Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(
+        flat, (size, size), Image.Resampling.BOX if min(flat.size) >= 2 * size else Image.Resampling.LANCZOS
+    )
     return Cleaned(np.asarray(fitted, dtype=np.uint8), digest, handled)
 
 
@@ -79,7 +91,17 @@ def _opened(data: bytes, max_pixels: int) -> Image.Image:
             frames = getattr(image, "n_frames", 1)
     except Image.DecompressionBombError as cause:
         raise SkippedError("too-many-pixels") from cause
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, TypeError, KeyError, IndexError, OverflowError) as cause:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        TypeError,
+        KeyError,
+        IndexError,
+        OverflowError,
+    ) as cause:
         raise SkippedError("not-a-picture") from cause
     if image.width * image.height > max_pixels:
         raise SkippedError("too-many-pixels")

@@ -50,7 +50,9 @@ def run_site(home: SiteHome) -> None:
     bench = Bench(settings.name, base, *_encoded(base, drawings, settings), settings.rules)
     agent = SiteAgent(identity, _server(home, settings), bench, home.nonces)
     server = serve(AgentService(agent, lambda: _status(settings, base, drawings, bench)), home.socket)
-    log.info("site %s: %d drawings to train on, %d held out", settings.name, len(drawings.train), len(drawings.held_out))
+    log.info(
+        "site %s: %d drawings to train on, %d held out", settings.name, len(drawings.train), len(drawings.held_out)
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -33,7 +33,9 @@ def settle(home: SiteHome, settings: SiteSettings) -> Peer:
     # From this moment on tasks are believed; what was sealed before cannot have been for this site.
     begun = {"horizon_ms": int(time.time() * 1000), "nonces": []}
     write_new(home.nonces, json.dumps(begun).encode(), error=HomeError)
-    write_new(home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError)
+    write_new(
+        home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError
+    )
     return identity.peer
 
 

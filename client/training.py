@@ -136,7 +136,9 @@ def _loss(base: Base, latents: Tensor, words: Tensor, noise: Tensor, t: Tensor) 
     elif kind == "v_prediction":
         target = base.schedule.get_velocity(latents, noise, t)
     else:
-        raise TrainingError("the base predicts something that cannot be trained", got=kind, expected="epsilon or v_prediction")
+        raise TrainingError(
+            "the base predicts something that cannot be trained", got=kind, expected="epsilon or v_prediction"
+        )
     return F.mse_loss(guess.float(), target.float(), reduction="none").mean((1, 2, 3))
 
 

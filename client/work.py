@@ -86,9 +86,7 @@ class Bench:
             raise AdapterError("the task's adapter schema is not the one that its settings make on this base")
         return self._schema
 
-    def _worked(
-        self, task: pb.Task, terms: RoundTerms, schema: AdapterSchema, adapter: Adapter, number: int
-    ) -> Answer:
+    def _worked(self, task: pb.Task, terms: RoundTerms, schema: AdapterSchema, adapter: Adapter, number: int) -> Answer:
         metrics = {}
         if len(self._held_out):
             metrics["held_out_loss"] = held_out_loss(self._base, adapter, self._held_out, terms.training)

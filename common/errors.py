@@ -85,7 +85,9 @@ class IdentityError(BottegaError):
 class EnvelopeError(BottegaError):
     """An envelope cannot be opened: changed, truncated, misaddressed, foreign or stale."""
 
-    advice = "Nothing of it was used. Ask the sender to seal it again; if it repeats, treat the path between as hostile."
+    advice = (
+        "Nothing of it was used. Ask the sender to seal it again; if it repeats, treat the path between as hostile."
+    )
 
 
 class VaultError(BottegaError):
@@ -121,4 +123,4 @@ class AgentError(BottegaError):
 class ProcessError(BottegaError):
     """A process of the federation did not start, or died."""
 
-    advice = "The end of its log is named above; mend what it says and start again."
+    advice = "Look at the end of its log, mend what it says and start again."

@@ -41,11 +41,16 @@ def write_adapter(folder: Path, adapter: Adapter, base: str) -> Path:
     factors = {**adapter.schema.views(adapter.a, "A"), **adapter.schema.views(adapter.b, "B")}
     config = _config(adapter.schema)
     # diffusers looks for the configuration in the file's own metadata first.
-    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()}, sort_keys=True)}
+    metadata = {
+        "format": "pt",
+        "lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()}, sort_keys=True),
+    }
     target = folder / WEIGHTS
     save_file({f"{_PREFIX}{k}": _own(v) for k, v in factors.items()}, target, metadata=metadata)
     save_file(_comfyui(adapter), folder / COMFYUI)
-    (folder / CONFIG).write_text(json.dumps({**config, "peft_type": "LORA", "base_model_name_or_path": base}, indent=2) + "\n", "utf-8")
+    (folder / CONFIG).write_text(
+        json.dumps({**config, "peft_type": "LORA", "base_model_name_or_path": base}, indent=2) + "\n", "utf-8"
+    )
     return target
 
 
@@ -59,9 +64,13 @@ def read_adapter(where: Path) -> Adapter:
     try:
         tensors = load_file(file)
     except FileNotFoundError:
-        raise AdapterError("there is no adapter", got=str(where), expected=f"a folder with {WEIGHTS}, or that file") from None
+        raise AdapterError(
+            "there is no adapter", got=str(where), expected=f"a folder with {WEIGHTS}, or that file"
+        ) from None
     except (OSError, SafetensorError, ValueError) as cause:
-        raise AdapterError("the adapter file cannot be read", got=type(cause).__name__, expected="safetensors") from cause
+        raise AdapterError(
+            "the adapter file cannot be read", got=type(cause).__name__, expected="safetensors"
+        ) from cause
     factors: dict[str, dict[str, NDArray[np.float32]]] = {}
     for key, tensor in tensors.items():
         match = _KEY.match(key)

@@ -65,7 +65,14 @@ class Base:
                 sha.update(f"{part}.{name}:{tuple(tensor.shape)};".encode())
                 sha.update(memoryview(tensor.float().contiguous().cpu().numpy()).cast("B"))
         sha.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
-        kept = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type", "rescale_betas_zero_snr")
+        kept = (
+            "num_train_timesteps",
+            "beta_schedule",
+            "beta_start",
+            "beta_end",
+            "prediction_type",
+            "rescale_betas_zero_snr",
+        )
         sha.update(json.dumps({k: self.schedule.config.get(k) for k in kept}, sort_keys=True).encode())
         return sha.hexdigest()
 
@@ -153,14 +160,20 @@ def _located(source: str) -> tuple[str, str | None]:
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
-            raise BaseModelError("the base folder is not in diffusers' layout", got=str(folder), expected="model_index.json in it")
+            raise BaseModelError(
+                "the base folder is not in diffusers' layout", got=str(folder), expected="model_index.json in it"
+            )
         return str(folder), None
     match = _HUB_ID.match(source)
     if not match:
-        raise BaseModelError("there is no such base", got=source, expected="'embedded', a diffusers folder, or owner/name@commit")
+        raise BaseModelError(
+            "there is no such base", got=source, expected="'embedded', a diffusers folder, or owner/name@commit"
+        )
     if not match["revision"]:
         raise BaseModelError(
-            "a base from the hub needs a pinned revision, or two sites could load two models", got=source, expected=f"{source}@<commit>"
+            "a base from the hub needs a pinned revision, or two sites could load two models",
+            got=source,
+            expected=f"{source}@<commit>",
         )
     return source.partition("@")[0], match["revision"]
 

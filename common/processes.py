@@ -26,7 +26,10 @@ _TAIL_LINES = 12
 
 def flower_environment(home: Path) -> dict[str, str]:
     """Return the environment for Flower's programs: they keep to ``home``, call nobody and import only installed code."""
+    beside = str(Path(sys.executable).parent)
     return {
+        # Flower starts its own programs by name; they must be the ones of this environment, activated or not.
+        "PATH": os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -48,7 +51,9 @@ class ChildProcess:
         environment: Added to this process's own.
     """
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name, self.log = name, log
         self._command, self._environment = command, environment or {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,7 +90,7 @@ class ChildProcess:
             ProcessError: It has ended; the message holds the end of its log.
         """
         if self._process is not None and (code := self._process.poll()) is not None:
-            raise ProcessError(f"{self.name} ended with code {code}; the end of {self.log}:\n{self.tail()}\n", expected="it to run")
+            raise ProcessError(f"{self.name} ended with code {code}", advice=f"The end of {self.log}:\n{self.tail()}")
 
     def tail(self) -> str:
         """Return the end of its log."""
@@ -128,7 +133,9 @@ class Supervisor:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop()
 
     def start(self, child: ChildProcess) -> None:

@@ -16,5 +16,7 @@ def program(name: str) -> str:
     """
     path = Path(sys.executable).with_name(name)
     if not path.is_file():
-        raise ProcessError(f"{name} is not installed beside this Python", got=str(path), advice="Install bottega again.")
+        raise ProcessError(
+            f"{name} is not installed beside this Python", got=str(path), advice="Install bottega again."
+        )
     return str(path)

@@ -58,7 +58,7 @@ def _settle_environment() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "transformers", "diffusers", "accelerate", "torch"):
+    for noisy in ("httpx", "transformers", "diffusers", "accelerate", "torch", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
 
 

@@ -140,7 +140,9 @@ def _drawings(premises: Premises, studio: StudioFolder) -> list[Drawing]:
 def _samples(base: Base, drawings: dict[str, list[Drawing]], seed: int) -> Samples:
     samples = Samples()
     for i, (site, own) in enumerate(drawings.items()):
-        samples.by_site[site] = sample(base, _prompts(own), seed=seed + 1000 * i, steps=STEPS, guidance=GUIDANCE, batch=JUDGED)
+        samples.by_site[site] = sample(
+            base, _prompts(own), seed=seed + 1000 * i, steps=STEPS, guidance=GUIDANCE, batch=JUDGED
+        )
     return samples
 
 
@@ -219,7 +221,13 @@ def _curves(store: Store, run: str) -> dict[str, list[float]]:
 
 
 def _facts(
-    premises: Premises, run: str, adapter: Path, base: Base, drawings: dict[str, list[Drawing]], before: Samples, after: Samples
+    premises: Premises,
+    run: str,
+    adapter: Path,
+    base: Base,
+    drawings: dict[str, list[Drawing]],
+    before: Samples,
+    after: Samples,
 ) -> dict[str, Any]:
     with Store(premises.server.database) as store:
         curves, shown, digest = _curves(store, run), rounds(store, run), store.run(run).base_digest
@@ -246,4 +254,6 @@ def _facts(
 
 def _gallery(site: str, own: Sequence[Drawing], before: Samples, after: Samples) -> SiteGallery:
     real = np.stack([d.pixels for d in own[:SHOWN]])
-    return SiteGallery(site, len(own), real, before.by_site[site][:SHOWN], after.by_site[site][:SHOWN], _prompts(own)[:SHOWN])
+    return SiteGallery(
+        site, len(own), real, before.by_site[site][:SHOWN], after.by_site[site][:SHOWN], _prompts(own)[:SHOWN]
+    )

@@ -46,7 +46,15 @@ def equipped_base(source: str, adapter: Path | None) -> Base:
 
 
 def judge_adapter(
-    *, data: Path, adapter: Path | None, base: str, count: int, steps: int, guidance: float, seed: int, inception: Path | None
+    *,
+    data: Path,
+    adapter: Path | None,
+    base: str,
+    count: int,
+    steps: int,
+    guidance: float,
+    seed: int,
+    inception: Path | None,
 ) -> Judgement:
     """Generate ``count`` drawings by the captions of ``data`` and judge them against its drawings.
 

@@ -60,7 +60,9 @@ def prepare(root: Path) -> Premises:
     marker = root / MARKER
     if root.exists() and any(root.iterdir()):
         if not marker.is_file():
-            raise HomeError("the folder is not empty and is not a demo's", got=str(root), expected="an empty folder, or none")
+            raise HomeError(
+                "the folder is not empty and is not a demo's", got=str(root), expected="an empty folder, or none"
+            )
         _refuse_running(marker)
         for name in ("server", "sites", "drawings", "adapter", "report.html"):
             _remove(root / name)
@@ -82,12 +84,18 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
         ProcessError: The server did not start.
     """
     server = premises.server
-    found(server, ServerSettings(federation=FEDERATION, host="127.0.0.1", fleet_port=0, control_port=0), ["127.0.0.1", "localhost"])
+    found(
+        server,
+        ServerSettings(federation=FEDERATION, host="127.0.0.1", fleet_port=0, control_port=0),
+        ["127.0.0.1", "localhost"],
+    )
     for studio in sites:
         home = premises.site(studio.name)
         peer = settle(home, _site_settings(studio, base, len(sites)))
         add_site(server, peer, home.supernode_key.with_suffix(".pub").read_bytes())
-    supervisor.start(_bottega("server", "server", "start", "--home", str(server.root), log=premises.root / "server" / "server.log"))
+    supervisor.start(
+        _bottega("server", "server", "start", "--home", str(server.root), log=premises.root / "server" / "server.log")
+    )
     _wait(supervisor, "the server", lambda: server.ports.exists())
 
 
@@ -119,7 +127,9 @@ _UNKNOWN = "127.0.0.1:0"
 
 
 def _site_settings(studio: StudioFolder, base: str, sites: int) -> SiteSettings:
-    threads = max(1, (os.cpu_count() or 1) // sites)  # two threads beside another busy process cost far more than they bring
+    threads = max(
+        1, (os.cpu_count() or 1) // sites
+    )  # two threads beside another busy process cost far more than they bring
     return SiteSettings(
         federation=FEDERATION, name=studio.name, server=_UNKNOWN, data=str(studio.folder), base=base, threads=threads
     )
@@ -146,7 +156,12 @@ def _refuse_running(marker: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         return  # its process is gone: a leftover
     if pid != os.getpid():
-        raise HomeError("a demo is still running in this folder", got=f"process {pid}", expected="none", advice="Stop it, or name another --home.")
+        raise HomeError(
+            "a demo is still running in this folder",
+            got=f"process {pid}",
+            expected="none",
+            advice="Stop it, or name another --home.",
+        )
 
 
 def _remove(path: Path) -> None:

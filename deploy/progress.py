@@ -22,7 +22,9 @@ class Progress:
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self._console, self._quiet = console, quiet
-        self._live = Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal and not quiet else None
+        self._live = (
+            Live(console=console, refresh_per_second=4, transient=False) if console.is_terminal and not quiet else None
+        )
         self._sites: Sequence[str] = ()
         self._of = 0
         self._stage = ""
@@ -34,7 +36,9 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -54,7 +58,9 @@ class Progress:
         self._rounds = rounds
         done = [r for r in rounds if r["outcome"] != "open"]
         for r in done[self._said :]:
-            self._say(f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused, {r['seconds']:.1f} s")
+            self._say(
+                f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused, {r['seconds']:.1f} s"
+            )
         self._said = len(done)
         self._refresh()
 
@@ -73,6 +79,8 @@ class Progress:
         for r in self._rounds:
             loss = "" if r["held_out_loss"] is None else f"{r['held_out_loss']:.4f}"
             refused = ", ".join(f"{x['site']} ({x['check']})" for x in r["refused"]) or "0"
-            table.add_row(f"{r['round']}/{self._of}", f"{r['admitted']}/{len(self._sites)}", refused, loss, f"{r['seconds']:.1f}")
+            table.add_row(
+                f"{r['round']}/{self._of}", f"{r['admitted']}/{len(self._sites)}", refused, loss, f"{r['seconds']:.1f}"
+            )
         head = Text(f"{len(self._sites)} sites: {', '.join(self._sites)}", style="dim")
         return Group(head, table, Text(f"… {self._stage}", style="italic"))

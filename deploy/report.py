@@ -38,7 +38,11 @@ def write_report(file: Path, facts: Mapping[str, Any], galleries: Sequence[SiteG
         galleries: One a site.
     """
     environment = Environment(
-        loader=PackageLoader("deploy", "pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("deploy", "pages"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html").render(
         **facts,
@@ -60,7 +64,10 @@ def _rows(gallery: SiteGallery) -> list[dict[str, str]]:
         ("the base, before", gallery.before),
         ("the federation's adapter, after", gallery.after),
     )
-    return [{"title": title, "data": _data_uri(strip(pictures)), "prompts": "; ".join(gallery.prompts)} for title, pictures in rows]
+    return [
+        {"title": title, "data": _data_uri(strip(pictures)), "prompts": "; ".join(gallery.prompts)}
+        for title, pictures in rows
+    ]
 
 
 def _data_uri(image: Image.Image) -> str:

@@ -71,7 +71,9 @@ class Simulation:
     def _updates(self, number: int) -> Iterator[AdmittedUpdate]:
         for place, site in enumerate(self._sites):
             seed = self._settings.seed * 1_000_003 + number * 1_009 + place
-            done = train(self._base, self.state.adapter, site.training, self._settings.lora, self._settings.training, seed)
+            done = train(
+                self._base, self.state.adapter, site.training, self._settings.lora, self._settings.training, seed
+            )
             yield self._carried(site.name, number, done, seed)
 
     def _carried(self, site: str, number: int, done: TrainingResult, seed: int) -> AdmittedUpdate:

@@ -31,7 +31,9 @@ def make_studios(target: Path, count: int, seed: int) -> list[StudioFolder]:
     """
     if not 1 <= count <= len(STUDIOS):
         raise DrawingsError(
-            "there are not so many procedural studios", got=count, expected=f"1 to {len(STUDIOS)}",
+            "there are not so many procedural studios",
+            got=count,
+            expected=f"1 to {len(STUDIOS)}",
             advice="Bring your own drawings with --data DIR, one folder a site.",
         )
     chosen = list(STUDIOS.values())[:count]
@@ -45,7 +47,9 @@ def find_studios(data: Path, most: int | None) -> list[StudioFolder]:
         DrawingsError: ``data`` is no folder of folders, or two names become the same.
     """
     if not data.is_dir():
-        raise DrawingsError("the folder of drawings is not there", got=str(data), expected="a folder that holds one folder a site")
+        raise DrawingsError(
+            "the folder of drawings is not there", got=str(data), expected="a folder that holds one folder a site"
+        )
     folders = sorted(f for f in data.iterdir() if f.is_dir() and not f.name.startswith("."))
     if not folders:
         raise DrawingsError("the folder holds no folders", got=str(data), expected="one folder of drawings a site")
@@ -69,5 +73,7 @@ def _drawn(studio: Studio, folder: Path, seed: int) -> Path:
 def _label(name: str) -> str:
     label = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].strip("-")
     if not label:
-        raise DrawingsError("a folder's name cannot become a site's name", got=ascii(name)[:80], expected="a letter or a digit in it")
+        raise DrawingsError(
+            "a folder's name cannot become a site's name", got=ascii(name)[:80], expected="a letter or a digit in it"
+        )
     return label

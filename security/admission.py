@@ -22,7 +22,6 @@ from common.settings import Encoding
 from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter
 from security.identity import Identity, Peer
 
-
 ANSWER_LIFE_MS = 600_000
 """How old an answer may be when it arrives, milliseconds; a site seals it when its work is done."""
 

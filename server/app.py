@@ -56,4 +56,6 @@ def _home() -> ServerHome:
     try:
         return ServerHome(Path(os.environ[HOME_VARIABLE]))
     except KeyError:
-        raise RunError("the ServerApp was started outside a server", expected=f"{HOME_VARIABLE} in its environment") from None
+        raise RunError(
+            "the ServerApp was started outside a server", expected=f"{HOME_VARIABLE} in its environment"
+        ) from None

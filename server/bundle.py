@@ -33,7 +33,13 @@ def build_bundle(config: Mapping[str, str], server_app: str = SERVER_APP) -> byt
         server_app: Where Flower finds the ServerApp, among installed code.
     """
     project = {
-        "project": {"name": "bottega-run", "version": "1.0.0", "description": "", "license": "Apache-2.0", "dependencies": []},
+        "project": {
+            "name": "bottega-run",
+            "version": "1.0.0",
+            "description": "",
+            "license": "Apache-2.0",
+            "dependencies": [],
+        },
         "tool": {
             "flwr": {
                 "app": {
@@ -82,4 +88,7 @@ def submit_run(control_address: str, config: Mapping[str, str], server_app: str 
 
 def refused(cause: Exception) -> BottegaError:
     """Return the error of a SuperLink that does not do as asked."""
-    return ProcessError("the SuperLink did not take the run", got=str(cause).splitlines()[0][:200] if str(cause) else type(cause).__name__)
+    return ProcessError(
+        "the SuperLink did not take the run",
+        got=str(cause).splitlines()[0][:200] if str(cause) else type(cause).__name__,
+    )

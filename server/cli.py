@@ -35,7 +35,9 @@ def start_server(home: Home = Path("server")) -> None:
 @run_app.command("start")
 def start_run(
     home: Home = Path("server"),
-    settings: Annotated[Path | None, typer.Option(help="A TOML file with run settings; the defaults when left out.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="A TOML file with run settings; the defaults when left out.")
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run after its last closed round.")] = None,
     json_: Json = False,
 ) -> None:
@@ -48,7 +50,11 @@ def start_run(
         run = resume
     else:
         run = submitting.start_run(place, read_toml(RunSettings, settings) if settings else RunSettings())
-    typer.echo(json.dumps({"run": run}) if json_ else f"run {run} has started; follow it with `bottega run show {run} --home {home}`")
+    typer.echo(
+        json.dumps({"run": run})
+        if json_
+        else f"run {run} has started; follow it with `bottega run show {run} --home {home}`"
+    )
 
 
 @run_app.command("list")
@@ -57,7 +63,9 @@ def list_runs(home: Home = Path("server"), json_: Json = False) -> None:
     with _opened(home) as store:
         rows = store.runs()
     if json_:
-        typer.echo(json.dumps([{"run": r.run, "status": r.status, "error": r.error, "started_at": r.started_at} for r in rows]))
+        typer.echo(
+            json.dumps([{"run": r.run, "status": r.status, "error": r.error, "started_at": r.started_at} for r in rows])
+        )
         return
     table = Table(box=None, pad_edge=False)
     for name in ("run", "status", "what went wrong"):
@@ -68,7 +76,9 @@ def list_runs(home: Home = Path("server"), json_: Json = False) -> None:
 
 
 @run_app.command("show")
-def show_run(run: Annotated[str, typer.Argument(help="A run's id.")], home: Home = Path("server"), json_: Json = False) -> None:
+def show_run(
+    run: Annotated[str, typer.Argument(help="A run's id.")], home: Home = Path("server"), json_: Json = False
+) -> None:
     """Show the rounds of a run: who was admitted, who was refused by which check."""
     with _opened(home) as store:
         row = store.run(run)
@@ -82,7 +92,9 @@ def show_run(run: Annotated[str, typer.Argument(help="A run's id.")], home: Home
         table.add_column(name)
     for r, verdicts in rounds:
         refused = ", ".join(f"{v.site} ({v.check})" for v in verdicts if not v.admitted)
-        table.add_row(str(r.round), r.work, r.outcome, f"{sum(v.admitted for v in verdicts)}/{r.asked}", refused or "none")
+        table.add_row(
+            str(r.round), r.work, r.outcome, f"{sum(v.admitted for v in verdicts)}/{r.asked}", refused or "none"
+        )
     console = Console()
     console.print(f"run {run}: {row.status} {row.error}")
     console.print(table)
@@ -93,5 +105,7 @@ def _opened(home: Path) -> Store:
 
     place = ServerHome(home.absolute())
     if not place.settings.is_file():
-        raise HomeError("there is no federation server in this folder", got=str(home), expected=f"{place.settings.name} in it")
+        raise HomeError(
+            "there is no federation server in this folder", got=str(home), expected=f"{place.settings.name} in it"
+        )
     return Store(place.database)

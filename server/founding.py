@@ -42,12 +42,16 @@ def found(home: ServerHome, settings: ServerSettings, reached_by: Iterable[str])
     key = create_tls_key(home.keys / TLS_KEY)
     names, addresses = _sorted_out(reached_by)
     save_certificate(home.certificate, authority.issue(server, key.public_key(), names, addresses))
-    replace(home.authority_certificate, [authority.certificate.public_bytes(Encoding.PEM)], error=IdentityError, mode=PUBLIC)
+    replace(
+        home.authority_certificate, [authority.certificate.public_bytes(Encoding.PEM)], error=IdentityError, mode=PUBLIC
+    )
     identity = Identity.generate(server)
     identity.save(home.keys)
     Roster([identity.peer]).save(home.roster)
     # Last: its presence says that the home is whole.
-    write_new(home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError)
+    write_new(
+        home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError
+    )
 
 
 def add_site(home: ServerHome, site: Peer, supernode_key: bytes) -> None:

@@ -39,7 +39,9 @@ def open_house(home: ServerHome) -> House:
         IdentityError: A key is missing or damaged.
     """
     if not home.settings.is_file():
-        raise HomeError("there is no federation server in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
+        raise HomeError(
+            "there is no federation server in this folder", got=str(home.root), expected=f"{home.settings.name} in it"
+        )
     settings = read_toml(ServerSettings, home.settings)
     roster = Roster.load(home.roster)
     identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SERVER, settings.name))

@@ -83,7 +83,15 @@ class SealedRounds(Strategy):  # type: ignore[misc]
     def summary(self) -> None:
         """Log what will be done."""
         s = self._run.settings
-        log.info("run %s: rounds %d to %d, %s rank %d, quorum %d", self._run.id, self._first, s.rounds, s.lora.method, s.lora.rank, s.quorum)
+        log.info(
+            "run %s: rounds %d to %d, %s rank %d, quorum %d",
+            self._run.id,
+            self._first,
+            s.rounds,
+            s.lora.method,
+            s.lora.rank,
+            s.quorum,
+        )
 
     def start(self, grid: Grid, *_: object, **__: object) -> Result:  # type: ignore[override]
         """Run all rounds, then one in which sites only measure the final adapter."""
@@ -97,20 +105,31 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self.aggregate_evaluate(number, self._answers(grid, tasks))
         return Result()
 
-    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:  # noqa: ARG002
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:  # noqa: ARG002
         """Open a round and return one sealed training task for each site that is online."""
         return self._tasks(server_round, pb.WORK_TRAIN, grid)
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:  # noqa: ARG002
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:  # noqa: ARG002
         """Open a round and return one sealed measuring task for each site that is online."""
         return self._tasks(server_round, pb.WORK_EVALUATE, grid)
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Admit and spool replies as they come, then aggregate and close the round."""
         admitted = self._judged(server_round, replies)
         run = self._run
         if len(admitted) < run.settings.quorum:
-            log.warning("round %d: %d admitted, quorum is %d: the adapter stays", server_round, len(admitted), run.settings.quorum)
+            log.warning(
+                "round %d: %d admitted, quorum is %d: the adapter stays",
+                server_round,
+                len(admitted),
+                run.settings.quorum,
+            )
             outcome = "kept"
         else:
             self._state = aggregate(self._round(server_round), self._state, self._reopened(admitted))
@@ -154,7 +173,11 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             )  # fmt: skip
             self._asked[node] = Asked(self._terms(number, work, site, peek_header(letter).nonce), node)
             yield Message(
-                from_envelope(letter, body.ciphertext), node, "train", ttl=settings.deadline_s + 60, group_id=str(number)
+                from_envelope(letter, body.ciphertext),
+                node,
+                "train",
+                ttl=settings.deadline_s + 60,
+                group_id=str(number),
             )
 
     def _terms(self, number: int, work: pb.Work, site: Peer, nonce: bytes) -> Terms:
@@ -231,12 +254,16 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             self._run.store.record(self._run.id, number, verdict, {**update.metrics, "seconds": update.seconds})
             log.info("round %d: %s admitted", number, site)
         for asked in silent.values():
-            self._record(number, asked.terms.site.id.name, Refused(Check.IN_TIME, "no answer came before the round closed"))
+            self._record(
+                number, asked.terms.site.id.name, Refused(Check.IN_TIME, "no answer came before the round closed")
+            )
         return admitted
 
     def _admitted(self, terms: Terms, reply: Message) -> AdmittedUpdate:
         if reply.has_error():
-            raise Refused(Check.DELIVERED, "the courier brought an error", got=_said(reply.error.reason), expected="an envelope")
+            raise Refused(
+                Check.DELIVERED, "the courier brought an error", got=_said(reply.error.reason), expected="an envelope"
+            )
         try:
             letter, body = to_envelope(reply.content)
         except BottegaError as why:
@@ -250,7 +277,9 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _record(self, number: int, site: str, why: Refused) -> None:
         log.warning("round %d: %s refused by check %d (%s): %s", number, site, why.check, why.check.slug, why)
-        words = "; ".join([why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)])
+        words = "; ".join(
+            [why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)]
+        )
         self._run.store.record(self._run.id, number, Verdict(site, False, int(why.check), why.check.slug, words), {})
 
     def _reopened(self, admitted: dict[str, Terms]) -> Iterator[AdmittedUpdate]:

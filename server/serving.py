@@ -23,7 +23,9 @@ def run_server(home: ServerHome) -> None:
         ProcessError: A port is taken, or a part died.
     """
     if not home.settings.is_file():
-        raise HomeError("there is no federation server in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
+        raise HomeError(
+            "there is no federation server in this folder", got=str(home.root), expected=f"{home.settings.name} in it"
+        )
     settings = read_toml(ServerSettings, home.settings)
     os.environ[HOME_VARIABLE] = str(home.root)  # for the ServerApp, which Flower starts further down
     superlink = SuperLinkSettings(
@@ -57,7 +59,8 @@ def read_ports(home: ServerHome) -> dict[str, int]:
         os.kill(ports["pid"], 0)
     except (OSError, ValueError, KeyError):
         raise ProcessError(
-            "no server runs in this home", got=str(home.root),
+            "no server runs in this home",
+            got=str(home.root),
             advice=f"Start it with `bottega server start --home {home.root}`.",
         ) from None
     return ports

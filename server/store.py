@@ -103,7 +103,9 @@ class Store:
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as cause:
-            raise RunError("the server's store cannot be opened", got=str(cause), expected="an SQLite file of bottega") from cause
+            raise RunError(
+                "the server's store cannot be opened", got=str(cause), expected="an SQLite file of bottega"
+            ) from cause
 
     def __enter__(self) -> Store:
         return self
@@ -197,7 +199,9 @@ class Store:
     def metrics(self, run: str, number: int) -> dict[str, dict[str, float]]:
         """Return what sites reported in a round: ``{site: {name: value}}``."""
         found: dict[str, dict[str, float]] = {}
-        for site, name, value in self._read("SELECT site, name, value FROM metrics WHERE run=? AND round=?", run, number):
+        for site, name, value in self._read(
+            "SELECT site, name, value FROM metrics WHERE run=? AND round=?", run, number
+        ):
             found.setdefault(site, {})[name] = value
         return found
 

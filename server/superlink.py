@@ -75,7 +75,10 @@ def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]
         ProcessError: A port is taken, the certificate cannot be used, or the SuperExec died.
         IdentityError: A SuperNode's key cannot be read.
     """
-    with _bound(settings.fleet_host, settings.fleet_port) as outside, _bound("127.0.0.1", settings.control_port) as inside:
+    with (
+        _bound(settings.fleet_host, settings.fleet_port) as outside,
+        _bound("127.0.0.1", settings.control_port) as inside,
+    ):
         ports = Ports(outside.getsockname()[1], inside.getsockname()[1])
         os.environ.update(flower_environment(settings.home), FLWR_DATABASE=str(settings.home / "superlink.db"))
         app = create_app()
@@ -186,7 +189,9 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
             taken.bind((host, port))
         except OSError as cause:
             raise ProcessError(
-                f"port {port} on {host} cannot be taken", got=cause.strerror, expected="a free port",
+                f"port {port} on {host} cannot be taken",
+                got=cause.strerror,
+                expected="a free port",
                 advice="Stop what uses the port, or set another one in server.toml.",
             ) from cause
         yield taken

@@ -20,7 +20,11 @@ def flower_key(file: Path) -> bytes:
     try:
         key = load_ssh_public_key(file.read_bytes())
     except (OSError, ValueError) as cause:
-        raise IdentityError("a SuperNode's public key cannot be read", got=file.name, expected="an OpenSSH public key") from cause
+        raise IdentityError(
+            "a SuperNode's public key cannot be read", got=file.name, expected="an OpenSSH public key"
+        ) from cause
     if not isinstance(key, EllipticCurvePublicKey):
-        raise IdentityError("a SuperNode's public key is of another kind", got=type(key).__name__, expected="ECDSA P-384")
+        raise IdentityError(
+            "a SuperNode's public key is of another kind", got=type(key).__name__, expected="ECDSA P-384"
+        )
     return bytes(public_key_to_bytes(key))

@@ -53,7 +53,9 @@ class Recipe:
 def main() -> None:
     """Run every stage that is not done yet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="where drawings and checkpoints are kept while training")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="where drawings and checkpoints are kept while training"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
@@ -131,7 +133,8 @@ def encode_all(vae: AutoencoderKL, pictures: np.ndarray, work: Path) -> Tensor:
     if not file.exists():
         device = next(vae.parameters()).device
         parts = [
-            vae.encode(to_tensor(pictures[i : i + 128], device)).latent_dist.mode().cpu() for i in range(0, len(pictures), 128)
+            vae.encode(to_tensor(pictures[i : i + 128], device)).latent_dist.mode().cpu()
+            for i in range(0, len(pictures), 128)
         ]
         torch.save(torch.cat(parts), file)
     latents: Tensor = torch.load(file, weights_only=True)
@@ -184,7 +187,9 @@ def make_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=arch.MAX_TOKENS)
 
 
-def write_pipeline(vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel) -> None:
+def write_pipeline(
+    vae: AutoencoderKL, text: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> None:
     """Save the whole pipeline in half precision, in diffusers' folder layout."""
     pipe = StableDiffusionPipeline(
         vae=vae,
@@ -217,9 +222,7 @@ def train_classifier(
     model.eval()
     with torch.no_grad():
         answers = [model(to_tensor(pictures[i : min(i + 128, held)], device)) for i in range(0, held, 128)]
-    right = [
-        float((torch.cat([a[k] for a in answers]).argmax(1) == target[:held, k]).float().mean()) for k in (0, 1)
-    ]
+    right = [float((torch.cat([a[k] for a in answers]).argmax(1) == target[:held, k]).float().mean()) for k in (0, 1)]
     say("classifier", f"held-out accuracy: subject {right[0]:.3f}, style {right[1]:.3f}")
     save_classifier(model, classifier_folder(), {"held_out_accuracy": {"subject": right[0], "style": right[1]}})
 
@@ -241,9 +244,7 @@ class Loop:
         self.average = average if average is not None else {}
         self.file = work / f"{name}.pt"
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: share_of_rate(step, cycles)
-        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: share_of_rate(step, cycles))
         self.losses: list[float] = []
 
     def __iter__(self) -> Iterator[tuple[int, np.random.Generator]]:
@@ -266,7 +267,10 @@ class Loop:
         if (step + 1) % 50 == 0:
             pace = (time.monotonic() - self.began) / (step + 1 - self.first)
             left = pace * (self.steps - step - 1) / 60
-            say(self.name, f"{step + 1}/{self.steps} loss {np.mean(self.losses[-50:]):.4f} {pace:.2f} s/step, {left:.0f} min left")
+            say(
+                self.name,
+                f"{step + 1}/{self.steps} loss {np.mean(self.losses[-50:]):.4f} {pace:.2f} s/step, {left:.0f} min left",
+            )
 
     def _state(self) -> dict[str, Any]:
         return {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(),

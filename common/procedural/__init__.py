@@ -65,7 +65,9 @@ def caption_of(subject: str, style: str, colouring: str | None = None) -> str:
     return f"{article} {style} drawing of {thing}" + (f" in {colouring}" if colouring else "")
 
 
-def draw(subject: str, style: str, rng: np.random.Generator, *, colouring: str | None = None, size: int = SIZE) -> ProceduralDrawing:
+def draw(
+    subject: str, style: str, rng: np.random.Generator, *, colouring: str | None = None, size: int = SIZE
+) -> ProceduralDrawing:
     """Draw ``subject`` in ``style``.
 
     Args:

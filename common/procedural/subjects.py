@@ -51,7 +51,9 @@ def tree(r: Rng) -> Sketch:
     n = int(r.integers(7, 11))
     a = np.linspace(0, 2 * np.pi, n, endpoint=False)
     bump = rad * (1 + r.uniform(-0.14, 0.14, n))
-    crown = curve(*zip(cx + bump * np.cos(a), cy + bump * np.sin(a), strict=True), closed=True, tone=r.uniform(0.2, 0.7))
+    crown = curve(
+        *zip(cx + bump * np.cos(a), cy + bump * np.sin(a), strict=True), closed=True, tone=r.uniform(0.2, 0.7)
+    )
     return [trunk, crown]
 
 
@@ -137,7 +139,10 @@ def sun(r: Rng) -> Sketch:
     rad, n = r.uniform(0.16, 0.22), int(r.integers(8, 15))
     a = np.linspace(0, 2 * np.pi, n, endpoint=False) + r.uniform(0, 1)
     inner, outer = rad + 0.05, r.uniform(0.36, 0.44)
-    rays = [line((0.5 + inner * np.cos(t), 0.5 + inner * np.sin(t)), (0.5 + outer * np.cos(t), 0.5 + outer * np.sin(t))) for t in a]
+    rays = [
+        line((0.5 + inner * np.cos(t), 0.5 + inner * np.sin(t)), (0.5 + outer * np.cos(t), 0.5 + outer * np.sin(t)))
+        for t in a
+    ]
     return [ellipse(0.5, 0.5, rad, tone=r.uniform(0, 0.6)), *rays]
 
 
@@ -232,7 +237,11 @@ def lighthouse(r: Rng) -> Sketch:
                  (0.5 - half[i + 1], at[i + 1]), tone=0.8 * (i % 2)) for i in range(4)]  # fmt: skip
     s.append(polygon((0.5 - w, top), (0.5 + w, top), (0.5 + w * 0.8, top - 0.1), (0.5 - w * 0.8, top - 0.1)))
     s.append(polygon((0.5 - w, top - 0.1), (0.5, top - 0.19), (0.5 + w, top - 0.1), tone=0.9))
-    s += [line((0.5 + side * 0.14, top - 0.06), (0.5 + side * 0.42, top - 0.06 + k)) for side in (-1, 1) for k in (-0.08, 0.06)]
+    s += [
+        line((0.5 + side * 0.14, top - 0.06), (0.5 + side * 0.42, top - 0.06 + k))
+        for side in (-1, 1)
+        for k in (-0.08, 0.06)
+    ]
     return [*s, curve((0.16, 0.92), (0.3, 0.83), (0.5, 0.86), (0.7, 0.82), (0.86, 0.92))]
 
 
@@ -283,7 +292,17 @@ def snail(r: Rng) -> Sketch:
     a = t * 2 * np.pi * r.uniform(1.8, 2.4) + np.pi / 2
     rad = 0.03 + 0.2 * t
     return [
-        curve((0.1, 0.82), (0.5, 0.84), (0.82, 0.8), (0.9, 0.56), (0.8, 0.56), (0.74, 0.7), (0.4, 0.74), closed=True, tone=0.25),
+        curve(
+            (0.1, 0.82),
+            (0.5, 0.84),
+            (0.82, 0.8),
+            (0.9, 0.56),
+            (0.8, 0.56),
+            (0.74, 0.7),
+            (0.4, 0.74),
+            closed=True,
+            tone=0.25,
+        ),
         ellipse(0.44, 0.52, 0.25, 0.24, tone=r.uniform(0.1, 0.5)),
         curve(*zip(0.44 + rad * np.cos(a), 0.52 + rad * np.sin(a), strict=True)),
         line((0.86, 0.57), (0.84, 0.4)),
@@ -336,7 +355,9 @@ def lamp(r: Rng) -> Sketch:
     """A table lamp with a shade."""
     w = r.uniform(0.2, 0.26)
     return [
-        polygon((0.5 - w * 0.55, 0.16), (0.5 + w * 0.55, 0.16), (0.5 + w, 0.48), (0.5 - w, 0.48), tone=r.uniform(0.1, 0.5)),
+        polygon(
+            (0.5 - w * 0.55, 0.16), (0.5 + w * 0.55, 0.16), (0.5 + w, 0.48), (0.5 - w, 0.48), tone=r.uniform(0.1, 0.5)
+        ),
         line((0.5, 0.48), (0.5, 0.62)),
         curve((0.44, 0.62), (0.56, 0.62), (0.6, 0.76), (0.5, 0.84), (0.4, 0.76), closed=True, tone=0.7),
         polygon((0.36, 0.86), (0.64, 0.86), (0.66, 0.91), (0.34, 0.91), tone=0.9),
@@ -348,7 +369,15 @@ def rocket(r: Rng) -> Sketch:
     """A rocket taking off."""
     w = r.uniform(0.1, 0.13)
     return [
-        curve((0.5, 0.06), (0.5 + w, 0.3), (0.5 + w, 0.66), (0.5 - w, 0.66), (0.5 - w, 0.3), closed=True, tone=r.uniform(0, 0.3)),
+        curve(
+            (0.5, 0.06),
+            (0.5 + w, 0.3),
+            (0.5 + w, 0.66),
+            (0.5 - w, 0.66),
+            (0.5 - w, 0.3),
+            closed=True,
+            tone=r.uniform(0, 0.3),
+        ),
         ellipse(0.5, 0.36, 0.05, tone=0.9),
         *(polygon((0.5 + k * w, 0.5), (0.5 + k * (w + 0.13), 0.72), (0.5 + k * w, 0.68), tone=0.8) for k in (-1, 1)),
         curve((0.44, 0.72), (0.4, 0.84), (0.5, 0.95), (0.6, 0.84), (0.56, 0.72)),
@@ -364,7 +393,10 @@ def anchor(r: Rng) -> Sketch:
         line((0.5, 0.21), (0.5, 0.88)),
         line((0.34, 0.32), (0.66, 0.32)),
         arc(0.5, 0.6, w, 0.28, 0, 180),
-        *(polygon((0.5 + k * w, 0.54), (0.5 + k * (w + 0.07), 0.68), (0.5 + k * (w - 0.1), 0.66), tone=0.9) for k in (-1, 1)),
+        *(
+            polygon((0.5 + k * w, 0.54), (0.5 + k * (w + 0.07), 0.68), (0.5 + k * (w - 0.1), 0.66), tone=0.9)
+            for k in (-1, 1)
+        ),
     ]
 
 

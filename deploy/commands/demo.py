@@ -22,10 +22,14 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="A folder of folders of drawings, one a site; procedural studios when left out.")
     ] = None,
-    sites: Annotated[int | None, typer.Option(min=1, help="How many sites take part; 4, or every folder of --data.")] = None,
+    sites: Annotated[
+        int | None, typer.Option(min=1, help="How many sites take part; 4, or every folder of --data.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Decides drawings, batches and noise.")] = 0,
-    base: Annotated[str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit on the hub.")] = EMBEDDED_BASE,
+    base: Annotated[
+        str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit on the hub.")
+    ] = EMBEDDED_BASE,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.")] = False,
     keep: Annotated[bool, typer.Option(help="Keep keys, homes and logs of the throw-away federation.")] = False,
 ) -> None:
@@ -67,7 +71,9 @@ def _summary(console: Console, result: dict[str, object]) -> None:
     for name in ("", "before", "after"):
         table.add_column(name, justify="left" if not name else "right")
     table.add_row("held-out loss", f"{result['held_out_loss_before']:.4f}", f"{result['held_out_loss_after']:.4f}")
-    table.add_row("distance to the studios' drawings (FID)", f"{result['fid_before']:.1f}", f"{result['fid_after']:.1f}")
+    table.add_row(
+        "distance to the studios' drawings (FID)", f"{result['fid_before']:.1f}", f"{result['fid_after']:.1f}"
+    )
     console.print(table)
     console.print(f"report   {result['report']}", soft_wrap=True)
     console.print(f"adapter  {result['adapter']}", soft_wrap=True)

@@ -14,7 +14,9 @@ from common.settings import EMBEDDED_BASE
 
 def draw(
     prompt: Annotated[list[str], typer.Option(help="What to draw; give it again for more drawings.")],
-    adapter: Annotated[Path | None, typer.Option(help="An adapter's folder or weights file; the bare base when left out.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="An adapter's folder or weights file; the bare base when left out.")
+    ] = None,
     base: Annotated[str, typer.Option(help="The base model that the adapter was trained on.")] = EMBEDDED_BASE,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps (DDIM).")] = 50,
     guidance: Annotated[float, typer.Option(min=1.0, max=30.0, help="Guidance scale; 1 switches it off.")] = 7.5,

@@ -15,14 +15,17 @@ from common.settings import EMBEDDED_BASE
 
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of real drawings (imagefolder convention).")],
-    adapter: Annotated[Path | None, typer.Option(help="An adapter's folder or weights file; the bare base when left out.")] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="An adapter's folder or weights file; the bare base when left out.")
+    ] = None,
     base: Annotated[str, typer.Option(help="The base model that the adapter was trained on.")] = EMBEDDED_BASE,
     count: Annotated[int, typer.Option(min=8, help="Drawings to generate for the distances.")] = 256,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps (DDIM).")] = 50,
     guidance: Annotated[float, typer.Option(min=1.0, max=30.0, help="Guidance scale; 1 switches it off.")] = 7.5,
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
     inception: Annotated[
-        Path | None, typer.Option(help="Inception weights for FID and KID; the embedded drawing classifier when left out.")
+        Path | None,
+        typer.Option(help="Inception weights for FID and KID; the embedded drawing classifier when left out."),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -34,7 +37,14 @@ def evaluate(
     from deploy.drawing import judge_adapter
 
     judgement = judge_adapter(
-        data=data, adapter=adapter, base=base, count=count, steps=steps, guidance=guidance, seed=seed, inception=inception
+        data=data,
+        adapter=adapter,
+        base=base,
+        count=count,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        inception=inception,
     )
     if json_:
         typer.echo(json.dumps(judgement.as_dict()))

@@ -216,7 +216,9 @@ def test_the_first_failing_check_is_the_one_that_is_named() -> None:
 
 
 def test_a_measurement_is_admitted_without_tensors() -> None:
-    update = judged(Answer(tensors=b"", update=pb.Update(examples=9, metrics={"held_out_loss": 0.2})), replace(TERMS, part=None))
+    update = judged(
+        Answer(tensors=b"", update=pb.Update(examples=9, metrics={"held_out_loss": 0.2})), replace(TERMS, part=None)
+    )
     assert update.delta.size == 0
     assert update.norm == 0.0
 

@@ -40,7 +40,9 @@ def graph() -> dict[str, set[str]]:
         used = set()
         for node in tree.body:
             if isinstance(node, ast.ImportFrom) and node.module:
-                used |= {f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in names else node.module for a in node.names}
+                used |= {
+                    f"{node.module}.{a.name}" if f"{node.module}.{a.name}" in names else node.module for a in node.names
+                }
             elif isinstance(node, ast.Import):
                 used |= {a.name for a in node.names}
         found[name] = {u for u in used if u in names}

@@ -24,7 +24,9 @@ def test_a_run_is_remembered_across_connections(store: Store, tmp_path: Path) ->
     store.close()
     again = Store(tmp_path / "bottega.db")
     assert again.last_closed("r1") == 1
-    assert [(r.round, r.outcome, r.asked, r.adapter_digest) for r in again.rounds("r1")] == [(1, "aggregated", 4, "d" * 64)]
+    assert [(r.round, r.outcome, r.asked, r.adapter_digest) for r in again.rounds("r1")] == [
+        (1, "aggregated", 4, "d" * 64)
+    ]
 
 
 def test_an_open_round_is_not_the_last_closed(store: Store) -> None:
