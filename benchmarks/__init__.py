@@ -1,1 +1,1 @@
-
+"""Measurements; each is `python -m benchmarks.NAME`."""

@@ -22,7 +22,7 @@ _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_len
 app = ClientApp()
 
 
-@app.train()
+@app.train()  # type: ignore[untyped-decorator]
 def carry(message: Message, context: Context) -> Message:
     """Carry a task to the agent and its answer back.
 

@@ -134,7 +134,8 @@ def _enough(generated: NDArray[np.uint8], real: NDArray[np.uint8]) -> None:
 
 def _batches(pictures: NDArray[np.uint8]) -> tuple[Tensor, ...]:
     whole = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
-    return whole.split(128)
+    parts: tuple[Tensor, ...] = whole.split(128)
+    return parts
 
 
 def _feature(inception: Path | None) -> nn.Module | int:

@@ -77,7 +77,7 @@ def _supernode(home: SiteHome, settings: SiteSettings) -> ChildProcess:
 
 
 def _free_port() -> int:
-    """Return a port for the SuperNode's own Runtime API on loopback; its default would let one SuperNode a machine run."""
+    """Return a port for the SuperNode's own Runtime API: with its default only one could run on a machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -63,7 +63,7 @@ class Base:
         for part, module in (("unet", self.unet), ("vae", self.vae), ("text_encoder", self.text_encoder)):
             for name, tensor in _frozen_weights(module):
                 sha.update(f"{part}.{name}:{tuple(tensor.shape)};".encode())
-                sha.update(memoryview(tensor.float().contiguous().cpu().numpy()).cast("B"))
+                sha.update(tensor.float().contiguous().cpu().numpy().data)
         sha.update(json.dumps(sorted(self.tokenizer.get_vocab().items())).encode())
         kept = (
             "num_train_timesteps",
@@ -84,7 +84,8 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where the U-Net is."""
-        return next(self.unet.parameters()).device
+        device: torch.device = next(self.unet.parameters()).device
+        return device
 
     def to(self, device: torch.device | str) -> Base:
         """Move everything to ``device`` in place and return self."""

@@ -25,7 +25,7 @@ _TAIL_LINES = 12
 
 
 def flower_environment(home: Path) -> dict[str, str]:
-    """Return the environment for Flower's programs: they keep to ``home``, call nobody and import only installed code."""
+    """Return the environment of Flower's programs: they keep to ``home``, call nobody, import only installed code."""
     beside = str(Path(sys.executable).parent)
     return {
         # Flower starts its own programs by name; they must be the ones of this environment, activated or not.

@@ -38,7 +38,8 @@ def equipped_base(source: str, adapter: Path | None) -> Base:
     schema = attach_lora(base.unet, LoraSettings(rank=ranks.pop(), targets=targets))
     if schema != loaded.schema:
         raise AdapterError(
-            "the adapter does not fit this base", got=f"{len(loaded.schema.modules)} layers", expected=f"{len(schema.modules)} of the same shapes",
+            "the adapter does not fit this base", got=f"{len(loaded.schema.modules)} layers",
+            expected=f"{len(schema.modules)} of the same shapes",
             advice="Name the base that it was trained on with --base.",
         )  # fmt: skip
     load_adapter(base.unet, loaded)

@@ -7,11 +7,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from client.agent import get_status
+from client.agent import is_alive
 from client.settings import SiteSettings
 from client.settling import join, settle
 from common.errors import HomeError, ProcessError
@@ -96,7 +97,7 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
     supervisor.start(
         _bottega("server", "server", "start", "--home", str(server.root), log=premises.root / "server" / "server.log")
     )
-    _wait(supervisor, "the server", lambda: server.ports.exists())
+    _wait(supervisor, "the server", server.ports.exists)
 
 
 def start_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[StudioFolder]) -> None:
@@ -120,7 +121,7 @@ def wait_for_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[S
     """
     for studio in sites:
         socket = premises.site(studio.name).socket
-        _wait(supervisor, f"site {studio.name}", lambda s=socket: get_status(s) is not None)  # type: ignore[misc]
+        _wait(supervisor, f"site {studio.name}", partial(is_alive, socket))
 
 
 _UNKNOWN = "127.0.0.1:0"
@@ -140,7 +141,7 @@ def _bottega(name: str, *words: str, log: Path) -> ChildProcess:
     return ChildProcess(name, [sys.executable, "-P", "-m", "deploy.cli", *words], log)
 
 
-def _wait(supervisor: Supervisor, what: str, ready) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _wait(supervisor: Supervisor, what: str, ready: Callable[[], bool]) -> None:
     patience = time.monotonic() + START_S
     while not ready():
         supervisor.check()

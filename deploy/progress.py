@@ -1,4 +1,4 @@
-"""What a person sees while a demo runs: a live table on a terminal, plain lines elsewhere, nothing when JSON is asked for."""
+"""What a person sees while a demo runs: a live table on a terminal, plain lines elsewhere, nothing under --json."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class Progress:
         done = [r for r in rounds if r["outcome"] != "open"]
         for r in done[self._said :]:
             self._say(
-                f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused, {r['seconds']:.1f} s"
+                f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused,"
+                f" {r['seconds']:.1f} s"
             )
         self._said = len(done)
         self._refresh()

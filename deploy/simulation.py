@@ -89,7 +89,8 @@ class Simulation:
         )  # fmt: skip
         terms = Terms(
             server=self._server, site=keys.peer, run=RUN, round_number=number, task_nonce=task, schema=self.schema,
-            part=part, encoding=settings.encoding, norm_bound=settings.aggregation.norm_bound, closes_at_ms=now + _HOUR_MS,
+            part=part, encoding=settings.encoding, norm_bound=settings.aggregation.norm_bound,
+            closes_at_ms=now + _HOUR_MS,
         )  # fmt: skip
         return admit(letter, body.ciphertext, terms, now_ms=now, nonces=self._nonces)
 

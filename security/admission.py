@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Protocol
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -21,6 +20,7 @@ from common.proto import bottega_pb2 as pb
 from common.settings import Encoding
 from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter
 from security.identity import Identity, Peer
+from security.replay import NonceBook
 
 ANSWER_LIFE_MS = 600_000
 """How old an answer may be when it arrives, milliseconds; a site seals it when its work is done."""
@@ -48,7 +48,7 @@ class Check(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-class Refused(AdmissionError):
+class Refused(AdmissionError):  # noqa: N818 (a verdict's name, not a fault of ours)
     """An answer failed a check of admission.
 
     Args:
@@ -61,13 +61,6 @@ class Refused(AdmissionError):
     def __init__(self, check: Check, what: str, *, got: object = None, expected: object = None) -> None:
         super().__init__(what, got=got, expected=expected)
         self.check = check
-
-
-class TakesNonce(Protocol):
-    """What remembers answers, so that none counts twice: a :class:`~security.replay.NonceBook`."""
-
-    def take(self, header: object, now_ms: int) -> None:
-        """Remember a letter or raise EnvelopeError when it was taken before."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +121,7 @@ def admit(
     terms: Terms,
     *,
     now_ms: int,
-    nonces: TakesNonce | None,
+    nonces: NonceBook | None,
     out: NDArray[np.float32] | None = None,
 ) -> AdmittedUpdate:
     """Admit an answer or refuse it by the first check that fails.
@@ -206,7 +199,7 @@ def l2_norm(vector: NDArray[np.float32]) -> float:
     return float(np.sqrt(total))
 
 
-def _opened(letter: bytes, terms: Terms, now_ms: int, nonces: TakesNonce | None) -> OpenedLetter:
+def _opened(letter: bytes, terms: Terms, now_ms: int, nonces: NonceBook | None) -> OpenedLetter:
     expect = Expectation(
         kinds=frozenset({Kind.UPDATE, Kind.REFUSAL}),
         federation=terms.server.id.federation,

@@ -24,7 +24,7 @@ HOME_VARIABLE = "BOTTEGA_SERVER_HOME"
 app = ServerApp()
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """Run the run that the run configuration names."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -93,7 +93,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             s.quorum,
         )
 
-    def start(self, grid: Grid, *_: object, **__: object) -> Result:  # type: ignore[override]
+    def start(self, grid: Grid, *_: object, **__: object) -> Result:
         """Run all rounds, then one in which sites only measure the final adapter."""
         self.summary()
         settings = self._run.settings
@@ -106,14 +106,22 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         return Result()
 
     def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,  # noqa: ARG002 (Flower's signature; the adapter travels sealed)
+        config: ConfigRecord,  # noqa: ARG002
+        grid: Grid,
+    ) -> Iterable[Message]:
         """Open a round and return one sealed training task for each site that is online."""
         return self._tasks(server_round, pb.WORK_TRAIN, grid)
 
     def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:  # noqa: ARG002
+        self,
+        server_round: int,
+        arrays: ArrayRecord,  # noqa: ARG002 (Flower's signature; the adapter travels sealed)
+        config: ConfigRecord,  # noqa: ARG002
+        grid: Grid,
+    ) -> Iterable[Message]:
         """Open a round and return one sealed measuring task for each site that is online."""
         return self._tasks(server_round, pb.WORK_EVALUATE, grid)
 
@@ -150,7 +158,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
     def _round(self, number: int) -> Round:
         return Round(number, self._run.settings.lora.method, self._run.settings.aggregation)
 
-    def _tasks(self, number: int, work: pb.Work, grid: Grid) -> Iterator[Message]:
+    def _tasks(self, number: int, work: pb.Work.ValueType, grid: Grid) -> Iterator[Message]:
         run, settings = self._run, self._run.settings
         sites = self._gathered(grid)
         run.store.open_round(run.id, number, "train" if work == pb.WORK_TRAIN else "evaluate", len(sites))
@@ -180,7 +188,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
                 group_id=str(number),
             )
 
-    def _terms(self, number: int, work: pb.Work, site: Peer, nonce: bytes) -> Terms:
+    def _terms(self, number: int, work: pb.Work.ValueType, site: Peer, nonce: bytes) -> Terms:
         settings = self._run.settings
         part = None if work == pb.WORK_EVALUATE else "B" if settings.lora.method == "ffa" else "both"
         return Terms(
@@ -212,7 +220,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             if time.monotonic() > patience:
                 raise RunError(
                     "too few sites are online", got=len(nodes), expected=f"a quorum of {settings.quorum}",
-                    advice="Start the sites, then `bottega run start --resume RUN` goes on after the last closed round.",
+                    advice="Start the sites; `bottega run start --resume RUN` goes on after the last closed round.",
                 )  # fmt: skip
             time.sleep(POLL_S)
 

@@ -76,7 +76,10 @@ class RunRow:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One round as stored. ``work`` is ``train`` or ``evaluate``; ``outcome`` ``open``, ``aggregated``, ``measured`` or ``kept``."""
+    """One round as stored.
+
+    ``work`` is ``train`` or ``evaluate``; ``outcome`` is ``open``, ``aggregated``, ``measured`` or ``kept``.
+    """
 
     round: int
     work: str
@@ -180,7 +183,10 @@ class Store:
 
     def rounds(self, run: str) -> list[RoundRow]:
         """Return the rounds of a run in order."""
-        sql = "SELECT round, work, opened_at, closed_at, asked, adapter_digest, outcome FROM rounds WHERE run=? ORDER BY round"
+        sql = (
+            "SELECT round, work, opened_at, closed_at, asked, adapter_digest, outcome FROM rounds "
+            "WHERE run=? ORDER BY round"
+        )
         return [RoundRow(*row) for row in self._read(sql, run)]
 
     def last_closed(self, run: str) -> int:

@@ -1,1 +1,1 @@
-
+"""Tests, by tier."""

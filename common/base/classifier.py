@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class DrawingClassifier(nn.Module):
                     nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU(),
                     nn.Conv2d(b, b, 3, padding=1), nn.GroupNorm(8, b), nn.SiLU(),
                 )
-                for a, b in zip(widths[:-1], widths[1:], strict=True)
+                for a, b in itertools.pairwise(widths)
             )
         )  # fmt: skip
         self.subject = nn.Linear(FEATURES, subjects)

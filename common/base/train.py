@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -259,7 +258,7 @@ class Loop:
     def update(self, step: int, loss: Tensor) -> None:
         """Take one optimiser step and print progress every 50."""
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.schedule.step()
@@ -279,7 +278,7 @@ class Loop:
     def _save(self, step: int) -> None:
         fresh = self.file.with_suffix(".new")
         torch.save({"step": step, **self._state()}, fresh)
-        os.replace(fresh, self.file)
+        fresh.replace(self.file)
 
     def _restore(self) -> int:
         if not self.file.exists():
@@ -294,7 +293,7 @@ class Loop:
 
 
 def share_of_rate(step: int, cycles: tuple[int, ...]) -> float:
-    """Return the share of the learning rate at ``step``: each cycle warms up for 100 steps and falls to 2 % by a cosine."""
+    """Return the share of the learning rate at ``step``: cycles warm up for 100 steps and fall to 2 % by a cosine."""
     for length in cycles:
         if step < length:
             return min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / length)))

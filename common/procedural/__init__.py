@@ -15,6 +15,11 @@ from common.procedural import styles, subjects
 from common.procedural.shapes import Sketch, Stroke
 from common.procedural.styles import PALETTES, Picture
 
+__all__ = [
+    "COLOURED", "PALETTES", "SIZE", "STUDIOS", "Picture", "ProceduralDrawing", "Studio", "caption_of", "draw",
+    "public_drawings", "studio_drawings",
+]  # fmt: skip
+
 SIZE = 64
 """Width and height of a drawing, pixels."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +73,7 @@ def _arc_points(cx: float, cy: float, rx: float, ry: float, start: float, stop: 
 def _dense(corners: Points, step: float = 0.05) -> Points:
     """Insert points so that the hand's wobble shows along straight lines too."""
     out = [corners[:1]]
-    for a, b in zip(corners[:-1], corners[1:], strict=True):
+    for a, b in itertools.pairwise(corners):
         n = max(1, int(np.hypot(*(b - a)) / step))
         out.append(a + (b - a) * np.linspace(0, 1, n + 1)[1:, None])
     return np.vstack(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,7 @@ class _Sheet:
         return np.asarray(mask.resize((size, size), Image.Resampling.BOX), dtype=np.float32) / 255.0
 
 
-def _colour(cover: NDArray[np.float32], palette: Palette) -> Picture:
+def _colour(cover: NDArray[np.floating[Any]], palette: Palette) -> Picture:
     paper, ink = np.array(palette.paper, np.float32), np.array(palette.ink, np.float32)
     return np.rint(paper + (ink - paper) * np.clip(cover, 0, 1)[..., None]).astype(np.uint8)
 
@@ -156,7 +157,9 @@ def charcoal(sketch: Sketch, rng: Rng, size: int, palette: Palette | None = None
             sheet.area(s.points, int(70 + 110 * s.tone))
     for s in sketch:
         sheet.line(s.points, 0.05, int(rng.integers(190, 240)))
-    cover = sheet.coverage(size, blur=0.012) * (0.55 + 0.75 * _grain(rng, size, 2) * (0.6 + 0.4 * _grain(rng, size)))
+    cover = sheet.coverage(size, blur=0.012) * (
+        0.55 + 0.75 * _grain(rng, size, 2) * (0.6 + 0.4 * _grain(rng, size))
+    )
     return _colour(cover, palette or Palette((240, 236, 228), (30, 28, 28)))
 
 

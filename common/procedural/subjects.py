@@ -277,7 +277,8 @@ def butterfly(r: Rng) -> Sketch:
     tone = r.uniform(0.2, 0.7)
     s = [ellipse(0.5, 0.54, 0.03, 0.2, tone=0.9)]
     for k in (-1, 1):
-        s.append(curve((0.5 + k * 0.03, 0.48), (0.5 + k * up, 0.18), (0.5 + k * (up + 0.06), 0.36), (0.5 + k * 0.2, 0.54),
+        s.append(curve((0.5 + k * 0.03, 0.48), (0.5 + k * up, 0.18),
+                       (0.5 + k * (up + 0.06), 0.36), (0.5 + k * 0.2, 0.54),
                        closed=True, tone=tone))  # fmt: skip
         s.append(curve((0.5 + k * 0.03, 0.56), (0.5 + k * low, 0.58), (0.5 + k * low, 0.78), (0.5 + k * 0.1, 0.74),
                        closed=True, tone=tone * 0.6))  # fmt: skip
@@ -341,7 +342,8 @@ def guitar(r: Rng) -> Sketch:
     """A guitar standing upright."""
     tone = r.uniform(0.1, 0.5)
     return [
-        curve((0.5, 0.46), (0.66, 0.5), (0.62, 0.64), (0.73, 0.8), (0.5, 0.94), (0.27, 0.8), (0.38, 0.64), (0.34, 0.5), closed=True,
+        curve((0.5, 0.46), (0.66, 0.5), (0.62, 0.64), (0.73, 0.8), (0.5, 0.94), (0.27, 0.8), (0.38, 0.64),
+              (0.34, 0.5), closed=True,
               tone=tone),
         ellipse(0.5, 0.66, r.uniform(0.06, 0.08), tone=0.95),
         polygon((0.47, 0.46), (0.47, 0.14), (0.53, 0.14), (0.53, 0.46), tone=0.7),

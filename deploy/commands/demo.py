@@ -80,7 +80,8 @@ def _summary(console: Console, result: dict[str, object]) -> None:
     prompts = result["prompts"]
     prompt = prompts[0] if isinstance(prompts, list) else ""
     console.print(
-        f"\nNext: draw with it:\n  bottega draw --adapter {shlex.quote(str(result['adapter']))} --prompt {shlex.quote(str(prompt))}",
+        "\nNext: draw with it:\n"
+        f"  bottega draw --adapter {shlex.quote(str(result['adapter']))} --prompt {shlex.quote(str(prompt))}",
         soft_wrap=True,
         highlight=False,
     )

@@ -1,1 +1,1 @@
-
+"""What hostile sites, servers and couriers try."""

@@ -1,1 +1,1 @@
-
+"""Several parts together, in one process."""

@@ -1,1 +1,1 @@
-
+"""Offline, in seconds."""

@@ -25,7 +25,7 @@ def test_a_value_that_does_not_fit_is_named() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        RunSettings().rounds = 7  # type: ignore[misc]
+        RunSettings().rounds = 7
 
 
 def test_settings_survive_json() -> None:
@@ -36,9 +36,12 @@ def test_settings_survive_json() -> None:
 @given(st.text(max_size=40))
 def test_any_text_is_settings_or_a_clear_error(text: str) -> None:
     try:
-        parse_json(RunSettings, text, "the file")
+        settings = parse_json(RunSettings, text, "the file")
     except SettingsError as why:
-        assert str(why).startswith("the file")
+        message = str(why)
+    else:
+        message = f"the file holds {settings}"
+    assert message.startswith("the file")
 
 
 def test_a_toml_file_that_is_no_toml_is_an_error(tmp_path: Path) -> None:
