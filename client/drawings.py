@@ -1,64 +1,75 @@
-"""A site's drawings: a folder in the ``imagefolder`` convention of Hugging Face Datasets, read with care.
+"""A site's drawings: a folder of pictures becomes clean drawings, split into those to train on and those to measure on.
 
-The convention is read here and not by ``datasets.load_dataset``: that fails as a whole on one bad picture or line,
-writes an Arrow copy of every drawing to a cache, and names files in its errors. What is read is the same:
-``metadata.jsonl`` with ``file_name`` and ``text`` (further columns are kept out, but for ``drawer``), or a ``.txt``
-beside the picture, or one caption for all.
-
-Nothing here ever names a file or tells a caption: what was left out is counted by reason.
+The folder is read by :mod:`client.imagefolder`, each picture by :mod:`client.pictures`. Whatever is wrong with a
+file, a line or a caption, the others are still used. Nothing here ever names a file or tells a caption: what was left
+out or converted is counted under the slugs of :mod:`client.reasons`.
 """
 
 from __future__ import annotations
 
-import json
+import re
+import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, StringConstraints
 
-from client.pictures import Pixels, SkippedError, clean
+from client.imagefolder import Entry, read_folder
+from client.pictures import PIXEL_CEILING, Pixels, clean
+from client.reasons import Handling, Skip, SkippedError
 from common.errors import DrawingsError
 from common.settings import Positive, Settings
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"})
-_LARGEST_FILE = 256 * 2**20
-_LARGEST_METADATA = 256 * 2**20
+_LARGEST_FILE = 512 * 2**20
+_LONGEST_DRAWER = 200
+_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters, and halves of characters that JSON can spell but no encoding can hold."""
+_PACKING_LEVEL = 1
 
 
 class DrawingSettings(Settings):
     """How a site's folder is read."""
 
-    size: Positive = 64
+    size: Annotated[int, Field(ge=8, le=4096)] = 64
     """Width and height that drawings are brought to, pixels; the base's own."""
-    default_caption: str | None = None
-    """For drawings without one; without a default they are skipped."""
+    default_caption: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] | None = None
+    """For drawings without a caption; without a default they are skipped."""
     held_out_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.15
-    """Share that is never trained on."""
-    max_pixels: Positive = 64_000_000
-    """Pictures of more pixels are skipped undecoded."""
+    """Share that is never trained on; 0 for none, and then nothing can be measured."""
+    max_pixels: Annotated[int, Field(gt=0, le=PIXEL_CEILING)] = 64_000_000
+    """Pictures of more pixels are skipped undecoded: a small file can claim to be a huge picture."""
     max_caption_characters: Positive = 300
     """Longer captions are cut at a word."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One drawing.
+    """One drawing. Its ``repr`` tells nothing of it, so that it can stand in a log.
 
     Attributes:
-        digest: SHA-256 (hex) of its decoded content.
+        digest: SHA-256 (hex) of its decoded pixels at its own size.
         caption: What it shows.
         drawer: Who drew it, where the metadata says so.
-        pixels: uint8 RGB [size, size, 3].
+        size: Width and height, pixels.
+        packed: Its pixels, compressed: a site may have thousands, and pen on paper shrinks to a few per cent.
     """
 
-    digest: str
-    caption: str
-    drawer: str | None
-    pixels: Pixels
+    digest: str = field(repr=False)
+    caption: str = field(repr=False)
+    drawer: str | None = field(repr=False)
+    size: int
+    packed: bytes = field(repr=False)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The pixels, unpacked at every call: uint8 RGB [size, size, 3], read-only."""
+        flat = np.frombuffer(zlib.decompress(self.packed), dtype=np.uint8)
+        return flat.reshape(self.size, self.size, 3)
 
 
 @dataclass(frozen=True)
@@ -66,156 +77,138 @@ class Drawings:
     """What a folder holds.
 
     Attributes:
-        train: To train on, by digest.
-        held_out: To measure on, by digest.
+        train: To train on, in the order of their digests.
+        held_out: To measure on, in the order of their digests.
         skipped: Left out, counted by reason.
-        handled: Converted or mended, counted by what.
+        handled: Converted or mended, counted by what; a duplicate counts too.
     """
 
-    train: tuple[Drawing, ...]
-    held_out: tuple[Drawing, ...]
-    skipped: Mapping[str, int]
-    handled: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    file: Path
-    caption: str | None
-    drawer: str | None
+    train: tuple[Drawing, ...] = field(repr=False)
+    held_out: tuple[Drawing, ...] = field(repr=False)
+    skipped: Mapping[Skip, int]
+    handled: Mapping[Handling, int]
 
 
 def load_drawings(folder: Path, settings: DrawingSettings) -> Drawings:
-    """Read a folder.
+    """Read a folder of drawings.
 
-    Guarantees: the split depends on the drawings' content alone, so renaming or moving a file changes nothing; no
-    content is on both sides; the order is that of the digests.
+    Guarantees:
+        * The split depends on the drawings' content alone: renaming or moving files changes nothing, and another
+          ``size`` moves no drawing to the other side.
+        * No two drawings have equal pixels, neither on one side nor across. Which of them is kept, and with which
+          caption, does not depend on names either.
+        * Of two drawings or more, at least one is held out (unless ``held_out_fraction`` is 0) and at least one is
+          trained on. A lone drawing is trained on.
+        * Whatever the files hold, nothing but :class:`DrawingsError` is raised.
+
+    Args:
+        folder: A folder in the imagefolder convention (see :mod:`client.imagefolder`).
+        settings: How to read it.
 
     Raises:
-        DrawingsError: The folder is missing, is none, cannot be read, or holds no drawing that can be used.
+        DrawingsError: The folder is missing, is no folder, cannot be read, or holds no drawing that can be used.
     """
-    skipped: Counter[str] = Counter()
-    handled: Counter[str] = Counter()
-    found: dict[str, Drawing] = {}
-    for entry in _entries(_checked(folder), skipped):
+    skipped: Counter[Skip] = Counter()
+    handled: Counter[Handling] = Counter()
+    kept: dict[bytes, Drawing] = {}
+    for entry in read_folder(_checked(folder), skipped):
         try:
-            drawing = _drawing(entry, settings, handled)
+            drawing, how = _drawing(entry, settings)
         except SkippedError as why:
             skipped[why.reason] += 1
             continue
-        if drawing.digest in found:
-            skipped["duplicate"] += 1
-            drawing = min(found[drawing.digest], drawing, key=lambda d: (d.caption, d.drawer or ""))
-        found[drawing.digest] = drawing
-    if not found:
-        counts = ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items())) or "an empty folder"
-        raise DrawingsError(
-            "the folder holds no drawing that can be used", got=counts, expected="pictures with captions"
-        )
-    train, held_out = _split([found[d] for d in sorted(found)], settings.held_out_fraction)
+        handled.update(how)
+        if (same := kept.get(drawing.packed)) is not None:
+            skipped[Skip.DUPLICATE] += 1
+            drawing = min(same, drawing, key=_order)
+        kept[drawing.packed] = drawing
+    if not kept:
+        raise _nothing_usable(skipped)
+    train, held_out = _split(sorted(kept.values(), key=_order), settings.held_out_fraction)
     return Drawings(train, held_out, MappingProxyType(dict(skipped)), MappingProxyType(dict(handled)))
 
 
 def _checked(folder: Path) -> Path:
+    advice = "Name a folder that holds pictures and a metadata.jsonl with their captions."
     try:
         if not folder.exists():
-            raise DrawingsError("the folder of drawings does not exist", got=str(folder), expected="a folder")
-        if not folder.is_dir():
-            raise DrawingsError("the folder of drawings is a file", got=str(folder), expected="a folder")
+            raise DrawingsError("the folder of drawings does not exist", got=str(folder), advice=advice)
+        if not folder.is_dir():  # its name may be a drawing's: it is not told
+            raise DrawingsError(
+                "what is named is no folder of drawings", got="a file", expected="a folder", advice=advice
+            )
         next(folder.iterdir(), None)
         return folder.resolve()
     except OSError as cause:
-        raise DrawingsError("the folder of drawings cannot be read", got=cause.strerror or "an error") from None
+        raise DrawingsError(
+            "the folder of drawings cannot be read",
+            got=cause.strerror or "an error of the system",
+            advice="Give the user that runs the site the right to read the folder and everything in it.",
+        ) from None
 
 
-def _entries(folder: Path, skipped: Counter[str]) -> Iterator[_Entry]:
-    """Yield every picture of the folder once, with what the metadata says of it."""
-    told = _metadata(folder, skipped)
-    for file in sorted(_pictures(folder, skipped)):
-        row = told.pop(file, {})
-        caption, drawer = row.get("text"), row.get("drawer")
-        if caption is None:
-            caption = _beside(file, skipped)
-        yield _Entry(file, caption if isinstance(caption, str) else None, drawer if isinstance(drawer, str) else None)
-    skipped.update({"named-but-missing": len(told)} if told else {})
+def _nothing_usable(skipped: Counter[Skip]) -> DrawingsError:
+    what = "the folder holds no drawing that can be used"
+    if not skipped:
+        return DrawingsError(
+            what, got="no pictures", advice="Put pictures (PNG, JPEG, WebP, TIFF, ...) into it, and a metadata.jsonl."
+        )
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
+    if skipped[Skip.NO_CAPTION]:
+        advice = "Add captions: `text` in metadata.jsonl, a .txt beside each picture, or one default caption for all."
+        return DrawingsError(what, got=counts, expected="pictures with captions", advice=advice)
+    return DrawingsError(what, got=counts, expected="pictures with captions")
 
 
-def _pictures(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
-    for file in folder.rglob("*"):
-        if file.suffix.lower() not in SUFFIXES or any(p.startswith(".") for p in file.relative_to(folder).parts):
-            continue
-        if not file.resolve().is_relative_to(folder):
-            skipped["outside-the-folder"] += 1
-        elif file.is_file():
-            yield file
-
-
-def _metadata(folder: Path, skipped: Counter[str]) -> dict[Path, dict[str, object]]:
-    """Return the metadata's rows by file; what cannot be read is counted."""
-    rows: dict[Path, dict[str, object]] = {}
-    for table in sorted(folder.rglob("metadata.jsonl")):
-        try:
-            if table.stat().st_size > _LARGEST_METADATA:
-                skipped["metadata-too-large"] += 1
-                continue
-            lines = table.read_bytes().splitlines()
-        except OSError:
-            skipped["metadata-unreadable"] += 1
-            continue
-        for line in filter(None, map(bytes.strip, lines)):
-            try:
-                row = json.loads(line.decode("utf-8"))
-                file = (table.parent / str(row["file_name"])).resolve()
-                inside = file.is_relative_to(folder)
-            except UnicodeDecodeError:
-                skipped["metadata-not-utf8"] += 1
-            except (ValueError, KeyError, TypeError, OSError, RecursionError):
-                skipped["metadata-line-unreadable"] += 1
-            else:
-                if inside:
-                    rows[file] = row
-                else:
-                    skipped["outside-the-folder"] += 1
-    return rows
-
-
-def _beside(file: Path, skipped: Counter[str]) -> str | None:
-    note = file.with_suffix(".txt")
-    try:
-        return note.read_text(encoding="utf-8") if note.is_file() else None
-    except (OSError, UnicodeDecodeError):
-        skipped["caption-unreadable"] += 1
-        return None
-
-
-def _drawing(entry: _Entry, settings: DrawingSettings, handled: Counter[str]) -> Drawing:
-    caption = " ".join((entry.caption or "").split())
-    if not caption:
-        caption = settings.default_caption or ""
-        if not caption:
-            raise SkippedError("no-caption")
-        handled["default-caption"] += 1
-    if len(caption) > settings.max_caption_characters:
-        cut = caption[: settings.max_caption_characters]
-        caption = cut.rsplit(" ", 1)[0] if " " in cut else cut
-        handled["caption-cut"] += 1
+def _drawing(entry: Entry, settings: DrawingSettings) -> tuple[Drawing, list[Handling]]:
+    caption, how = _caption(entry.caption, settings)
     try:
         if entry.file.stat().st_size > _LARGEST_FILE:
-            raise SkippedError("file-too-large")
+            raise SkippedError(Skip.FILE_TOO_LARGE)
         data = entry.file.read_bytes()
     except OSError as cause:
-        raise SkippedError("unreadable") from cause
+        raise SkippedError(Skip.UNREADABLE) from cause
     cleaned = clean(data, settings.size, settings.max_pixels)
-    handled.update(cleaned.handled)
-    return Drawing(cleaned.digest, caption, entry.drawer, cleaned.pixels)
+    drawer = _plain(entry.drawer or "")[:_LONGEST_DRAWER] or None
+    packed = zlib.compress(cleaned.pixels.tobytes(), _PACKING_LEVEL)
+    return Drawing(cleaned.digest, caption, drawer, settings.size, packed), [*how, *cleaned.handled]
+
+
+def _caption(told: str | None, settings: DrawingSettings) -> tuple[str, list[Handling]]:
+    """Return a drawing's caption and what was done to it."""
+    how = []
+    caption = _plain(told or "")
+    if told and caption != " ".join(told.split()):
+        how.append(Handling.CAPTION_MENDED)
+    if not caption:
+        caption = _plain(settings.default_caption or "")
+        how = [Handling.DEFAULT_CAPTION]
+    if not caption:
+        raise SkippedError(Skip.NO_CAPTION)
+    most = settings.max_caption_characters
+    if len(caption) > most:
+        words, space, _ = caption[: most + 1].rpartition(" ")
+        caption = words if space else caption[:most]
+        how.append(Handling.CAPTION_CUT)
+    return caption, how
+
+
+def _plain(text: str) -> str:
+    """Return text on one line, without what is no text."""
+    return " ".join(_NOT_TEXT.sub(" ", text).split())
+
+
+def _order(drawing: Drawing) -> tuple[str, str, str]:
+    return drawing.digest, drawing.caption, drawing.drawer or ""
 
 
 def _split(drawings: list[Drawing], fraction: float) -> tuple[tuple[Drawing, ...], tuple[Drawing, ...]]:
-    """Split by digest: a drawing's side depends on itself, but for the one that has to be held out so that one is."""
-    held = [d for d in drawings if int(d.digest[:8], 16) / 2**32 < fraction]
-    train = [d for d in drawings if int(d.digest[:8], 16) / 2**32 >= fraction]
-    if fraction and not held and len(train) > 1:
-        held.append(train.pop(0))
-    if not train and len(held) > 1:
-        train.append(held.pop())
-    return tuple(train), tuple(held)
+    """Split drawings, sorted by digest: the first ones are held out, up to where ``fraction`` of all digests ends.
+
+    So each drawing's side depends on itself alone, but for the one that is moved so that no side is empty.
+    """
+    held = sum(int(d.digest[:13], 16) < fraction * 2**52 for d in drawings)
+    if fraction and len(drawings) > 1:
+        held = max(held, 1)
+    held = min(held, len(drawings) - 1)
+    return tuple(drawings[held:]), tuple(drawings[:held])

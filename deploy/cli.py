@@ -35,9 +35,6 @@ def main() -> None:
     except BottegaError as why:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escaped(str(why))}", soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; nothing is left running")
-        sys.exit(130)
 
 
 def _add_groups() -> None:

@@ -104,7 +104,8 @@ class FleetOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and scope["path"].startswith(FLEET):
+        # A path that climbs is refused as it stands: nothing behind this door may come to read it otherwise.
+        if scope["type"] == "http" and scope["path"].startswith(FLEET) and ".." not in scope["path"]:
             await self._app(scope, receive, send)
             return
         if scope["type"] == "http":

@@ -105,7 +105,8 @@ class _Sheet:
 
 def _colour(cover: NDArray[np.floating[Any]], palette: Palette) -> Picture:
     paper, ink = np.array(palette.paper, np.float32), np.array(palette.ink, np.float32)
-    return np.rint(paper + (ink - paper) * np.clip(cover, 0, 1)[..., None]).astype(np.uint8)
+    picture: Picture = np.rint(paper + (ink - paper) * np.clip(cover, 0, 1)[..., None]).astype(np.uint8)
+    return picture
 
 
 def _grain(rng: Rng, size: int, coarse: int = 1) -> NDArray[np.float32]:
@@ -157,9 +158,7 @@ def charcoal(sketch: Sketch, rng: Rng, size: int, palette: Palette | None = None
             sheet.area(s.points, int(70 + 110 * s.tone))
     for s in sketch:
         sheet.line(s.points, 0.05, int(rng.integers(190, 240)))
-    cover = sheet.coverage(size, blur=0.012) * (
-        0.55 + 0.75 * _grain(rng, size, 2) * (0.6 + 0.4 * _grain(rng, size))
-    )
+    cover = sheet.coverage(size, blur=0.012) * (0.55 + 0.75 * _grain(rng, size, 2) * (0.6 + 0.4 * _grain(rng, size)))
     return _colour(cover, palette or Palette((240, 236, 228), (30, 28, 28)))
 
 

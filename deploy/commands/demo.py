@@ -43,8 +43,12 @@ def demo(
     logging.getLogger("bottega").setLevel(logging.WARNING)
     run = parse(RunSettings, demo_run(rounds, seed, base, sites), "the demo's run")
     console = Console(stderr=True)
-    with Progress(console, quiet=json_) as progress:
-        result = run_demo(DemoSettings(home, data, sites, seed, run, keep), progress)
+    try:
+        with Progress(console, quiet=json_) as progress:
+            result = run_demo(DemoSettings(home, data, sites, seed, run, keep), progress)
+    except KeyboardInterrupt:
+        console.print("stopped; every process of the demo has ended")
+        raise typer.Exit(130) from None
     if json_:
         typer.echo(json.dumps(result))
         return

@@ -1,0 +1,391 @@
+"""A whole federation in memory: a real server's house, real site agents, real envelopes; only Flower's wire is ours.
+
+Each site has a :class:`Way`: honest, or one kind of hostile. What a site does wrong inside (its tensors, its numbers)
+its bench does, and its own agent seals it; what is done to an envelope is done on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from client.agent import SiteAgent
+from client.policy import RuleError
+from client.settings import SiteSettings
+from client.settling import settle
+from client.work import Answer, Bench
+from common.adapter_schema import AdapterSchema, LoraModule, split
+from common.adapters import pack, unpack
+from common.courier_records import from_envelope, to_envelope
+from common.errors import BottegaError
+from common.paths import ServerHome, SiteHome
+from common.proto import bottega_pb2 as pb
+from common.settings import AggregationSettings, LoraSettings, RoundTerms, RunSettings, parse_json
+from security.envelope import Kind, peek_header, seal_body, seal_letter
+from security.identity import Identity, Peer
+from security.names import Role, SpiffeId
+from server.founding import add_site, found
+from server.house import open_house
+from server.rounds import Run, SealedRounds
+from server.settings import ServerSettings
+from server.start import starting_state
+from server.store import Store, Verdict
+from server.supernodes import flower_key
+
+RUN = "r1"
+FEDERATION = "rounds.test"
+SCHEMA = AdapterSchema((LoraModule("mid.attn.to_q", 24, 20, 2), LoraModule("mid.attn.to_k", 16, 20, 2)))
+SETTINGS = RunSettings(
+    rounds=1,
+    quorum=2,
+    encoding="fp32",
+    deadline_s=20.0,
+    patience=0.0,
+    gather_s=1.0,
+    lora=LoraSettings(rank=2),
+    aggregation=AggregationSettings(norm_bound=10.0),
+)
+
+
+class Way(StrEnum):
+    """How a site behaves. All but the first four are refused."""
+
+    HONEST = "honest"
+    TWICE = "the same answer twice"
+    LATE = "late"
+    SILENT = "silent"
+    ERROR = "an error reply"
+    NO_ENVELOPE = "records that are no envelope"
+    STRANGE_LETTER = "a letter that is no bytes"
+    GARBLED_LETTER = "a changed letter"
+    GARBLED_BODY = "a changed body"
+    TRUNCATED_BODY = "a shortened body"
+    TASK_GARBLED = "its task was changed on the way"
+    TASK_OF_ANOTHER = "its task was swapped with another site's"
+    REPLAYED = "the last round's answer again"
+    FOREIGN = "signed with another key"
+    POSING = "in the name of another site"
+    MISADDRESSED = "sealed to another server"
+    STALE = "sealed an hour ago"
+    OTHER_TASK = "for another task"
+    REFUSES = "a refusal"
+    WRONG_RANK = "another rank"
+    MISSING_TENSOR = "a tensor missing"
+    EXTRA_TENSOR = "a tensor too many"
+    OTHER_ENCODING = "another encoding"
+    GARBAGE = "random bytes for tensors"
+    NAN = "a NaN"
+    INFINITE = "an infinity"
+    NAN_METRIC = "a metric that is NaN"
+    NO_EXAMPLES = "no example claimed"
+    HUGE = "a huge norm"
+    SPRAWLING = "a metric with a name of two million letters"
+
+
+def a_delta(site: str, number: int, b: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what an honest site has learned: its own in each round, and dependent on the adapter that it was given."""
+    chance = np.random.default_rng(list(hashlib.sha256(f"{site}/{number}".encode()).digest()))
+    return (chance.standard_normal(b.size) * 0.05 - 0.1 * b).astype(np.float32)
+
+
+class Easel(Bench):
+    """A bench without a model: it opens the adapter it was sent and packs a change of it."""
+
+    def __init__(self, site: str, way: Way) -> None:
+        self._site, self.way = site, way
+        self.plain: list[bytes] = []
+        """Every plaintext that this bench saw or made."""
+        self.tasks = 0
+
+    def answer(self, task: pb.Task, run: str, number: int, open_body: Callable[[], memoryview]) -> Answer:
+        self.tasks += 1
+        terms = parse_json(RoundTerms, task.terms, "the task's terms")
+        schema = AdapterSchema.from_json(task.schema)
+        if self.way is Way.REFUSES:
+            raise RuleError("the house rules forbid so many steps a round", got=12, expected="at most 3")
+        body = open_body()
+        self.plain.append(bytes(body))
+        if task.work == pb.WORK_EVALUATE:
+            return Answer(pb.Update(examples=8, metrics={"held_out_loss": 0.25}), b"")
+        delta = a_delta(self._site, number, split(schema, unpack(body, schema, "both")).b)
+        tensors = _tensors(self.way, delta, schema, terms)
+        self.plain.append(tensors)
+        examples = 0 if self.way is Way.NO_EXAMPLES else 10 + len(self._site)
+        return Answer(pb.Update(examples=examples, metrics=_metrics(self.way), seconds=0.5), tensors)
+
+
+def _tensors(way: Way, delta: NDArray[np.float32], schema: AdapterSchema, terms: RoundTerms) -> bytes:
+    other = {
+        Way.WRONG_RANK: schema.with_rank(3),
+        Way.MISSING_TENSOR: AdapterSchema(schema.modules[:1]),
+        Way.EXTRA_TENSOR: AdapterSchema((*schema.modules, LoraModule("mid.attn.to_v", 4, 20, 2))),
+    }.get(way)
+    if other is not None:
+        return pack(np.full(other.numel("B"), 0.1, np.float32), other, "B", terms.encoding)
+    if way is Way.GARBAGE:
+        return bytes(range(256)) * 7
+    packed = bytearray(
+        pack(delta * (1000 if way is Way.HUGE else 1), schema, "B", "bf16" if way is Way.OTHER_ENCODING else "fp32")
+    )
+    if way in {Way.NAN, Way.INFINITE}:
+        packed[-4:] = np.float32(np.nan if way is Way.NAN else np.inf).tobytes()
+    return bytes(packed)
+
+
+def _metrics(way: Way) -> dict[str, float]:
+    if way is Way.SPRAWLING:
+        return {"m" * 2_000_000: 1.0}
+    return {"held_out_loss": float("nan") if way is Way.NAN_METRIC else 0.3, "training_loss": 0.4}
+
+
+@dataclass
+class Site:
+    """One site: its home, keys, agent, and how it behaves."""
+
+    name: str
+    home: SiteHome
+    identity: Identity
+    server: Peer
+    node: int
+    way: Way = Way.HONEST
+    delay_s: float = 0.0
+    """How long after the task its answer arrives."""
+    easel: Easel = field(init=False)
+    agent: SiteAgent = field(init=False)
+    last: RecordDict | None = None
+
+    def __post_init__(self) -> None:
+        self.easel = Easel(self.name, self.way)
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the agent anew on the same home."""
+        self.agent = SiteAgent(self.identity, self.server, self.easel, self.home.nonces)
+
+    def behave(self, way: Way, delay_s: float = 0.0) -> None:
+        """Change how the site behaves."""
+        self.way = self.easel.way = way
+        self.delay_s = delay_s
+
+    def replies(self, message: Message, swapped: RecordDict) -> list[RecordDict | Error]:
+        """Return what comes back for a task.
+
+        Args:
+            message: The task.
+            swapped: The content of another site's task of the same round.
+        """
+        way = self.way
+        if way is Way.SILENT:
+            return []
+        if way is Way.ERROR:
+            return [Error(2, "the courier broke\nhere")]
+        if way is Way.NO_ENVELOPE:
+            return [RecordDict({"weights": ArrayRecord([np.ones(3)])})]
+        letter, body = to_envelope(swapped if way is Way.TASK_OF_ANOTHER else message.content)
+        if way in _FORGED:
+            return [self._forged(letter)]
+        if way is Way.TASK_GARBLED:
+            body = _flipped(body)
+        try:
+            answer, sealed = self.agent.answer(letter, body)
+        except BottegaError as why:
+            return [Error(2, str(why))]
+        return self._sent(answer, bytes(sealed))
+
+    def _sent(self, letter: bytes, body: bytes) -> list[RecordDict | Error]:
+        honest, last = from_envelope(letter, body), self.last
+        self.last = honest
+        if self.way is Way.REPLAYED and last is not None:
+            return [last]
+        if self.way is Way.GARBLED_LETTER:
+            return [from_envelope(_flipped(letter), body)]
+        if self.way is Way.GARBLED_BODY:
+            return [from_envelope(letter, _flipped(body))]
+        if self.way is Way.TRUNCATED_BODY:
+            return [from_envelope(letter, body[:-1])]
+        if self.way is Way.STRANGE_LETTER:
+            array = Array(dtype="uint8", shape=(3,), stype="bottega.sealed", data=b"abc")
+            record = ArrayRecord({"sealed": array})
+            return [RecordDict({"body": record, "letter": ConfigRecord({"letter": "no bytes"})})]
+        return [honest, honest] if self.way is Way.TWICE else [honest]
+
+    def _forged(self, task: bytes) -> RecordDict:
+        """Answer without the agent, with one thing that is not as it should be."""
+        header, stranger = peek_header(task), Identity.generate(self.identity.id)
+        sender, recipient = self.identity, self.server
+        if self.way is Way.FOREIGN:
+            sender = replace(sender, signing=stranger.signing)
+        elif self.way is Way.POSING:
+            sender = replace(sender, id=SpiffeId(FEDERATION, Role.SITE, "anna"))
+        elif self.way is Way.MISADDRESSED:
+            recipient = Identity.generate(SpiffeId(FEDERATION, Role.SERVER, "elsewhere")).peer
+        tensors = pack(np.full(SCHEMA.numel("B"), 0.125, np.float32), SCHEMA, "B", "fp32")
+        self.easel.plain.append(tensors)
+        body = seal_body(tensors)
+        letter = seal_letter(
+            kind=Kind.UPDATE, run=header.run, round_number=header.round_number,
+            in_reply_to=b"x" * 16 if self.way is Way.OTHER_TASK else header.nonce,
+            manifest=pb.Update(examples=10).SerializeToString(), body=body, sender=sender, recipient=recipient,
+            now_ms=int(time.time() * 1000) - (3_600_000 if self.way is Way.STALE else 0),
+        )  # fmt: skip
+        return from_envelope(letter, body.ciphertext)
+
+
+_FORGED = frozenset({Way.FOREIGN, Way.POSING, Way.MISADDRESSED, Way.STALE, Way.OTHER_TASK})
+
+
+class Post(Grid):  # type: ignore[misc]
+    """Flower's grid, in memory: a pushed task is answered at once, its reply arrives when it is due.
+
+    Args:
+        sites: Who is online.
+        order: Names of sites in the order in which their replies arrive, one a look; by default as they are due.
+        on_pull: Called at each look.
+    """
+
+    def __init__(
+        self, sites: Iterable[Site], order: Sequence[str] = (), on_pull: Callable[[], None] = lambda: None
+    ) -> None:
+        self._sites = {site.node: site for site in sites}
+        self._order, self.on_pull = list(order), on_pull
+        self._numbers = itertools.count(1)
+        self._due: list[tuple[float, Message]] = []
+        self.carried: list[RecordDict] = []
+        """All content that went over the wire, both ways."""
+        self.pushes = 0
+        self.fails_at: int | None = None
+        """The number of the push that fails, as if the SuperLink had gone."""
+
+    def set_run(self, run: object) -> None:
+        """Do nothing: a run of ours is known by its own id."""
+
+    @property
+    def run(self) -> object:
+        """None: a run of ours is known by its own id."""
+        return None
+
+    def create_message(self, *_: object, **__: object) -> Message:
+        """Refuse: messages are made by their class."""
+        raise NotImplementedError
+
+    def send_and_receive(self, *_: object, **__: object) -> Iterable[Message]:
+        """Refuse: it would hold all replies in memory."""
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return who is online."""
+        return list(self._sites)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return who is online, with the keys that SuperNodes sign with; and one node that nobody knows."""
+        known = [
+            NodeInfo(node_id=s.node, public_key=flower_key(s.home.supernode_key.with_suffix(".pub")))
+            for s in self._sites.values()
+        ]
+        return [*known, NodeInfo(node_id=999, public_key=b"unknown")]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Hand each task to its site."""
+        self.pushes += 1
+        if self.pushes == self.fails_at:
+            raise ConnectionError("the SuperLink is gone")
+        tasks = list(messages)
+        now = time.monotonic()
+        for at, task in enumerate(tasks):
+            task.metadata.__dict__["_message_id"] = f"{next(self._numbers):06d}"
+            site = self._sites[task.metadata.dst_node_id]
+            self.carried.append(task.content)
+            for reply in site.replies(task, tasks[at - 1].content):
+                self._due.append((now + site.delay_s, Message(reply, reply_to=task)))
+                if isinstance(reply, RecordDict):
+                    self.carried.append(reply)
+        return [task.metadata.message_id for task in tasks]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are due."""
+        self.on_pull()
+        asked, now = set(message_ids), time.monotonic()
+        ready = [entry for entry in self._due if entry[0] <= now and entry[1].metadata.reply_to_message_id in asked]
+        if self._order and ready:
+            ready = [min(ready, key=lambda entry: self._order.index(self._sites[entry[1].metadata.src_node_id].name))]
+        self._due = [entry for entry in self._due if all(entry is not one for one in ready)]
+        return [message for _, message in ready]
+
+
+class Federation:
+    """A founded server and its settled sites, with a store in which one run is open.
+
+    Args:
+        root: Where the homes are made.
+        names: Of the sites.
+        settings: Of the run.
+    """
+
+    def __init__(self, root: Path, names: Sequence[str], settings: RunSettings = SETTINGS) -> None:
+        self.home, self.settings = ServerHome(root / "server"), settings
+        found(self.home, ServerSettings(federation=FEDERATION), ["127.0.0.1"])
+        homes = {name: SiteHome(root / name) for name in names}
+        for name, home in homes.items():
+            told = SiteSettings(federation=FEDERATION, name=name, server="127.0.0.1:8440", data=str(root))
+            peer = settle(home, told)
+            add_site(self.home, peer, home.supernode_key.with_suffix(".pub").read_bytes())
+        self.house = open_house(self.home)
+        self.sites = {
+            name: Site(
+                name,
+                home,
+                Identity.load(home.keys, SpiffeId(FEDERATION, Role.SITE, name)),
+                self.house.identity.peer,
+                node=100 + at,
+            )
+            for at, (name, home) in enumerate(homes.items())
+        }
+        self.store = Store(self.home.database)
+        self.store.start_run(RUN, settings.model_dump_json(), "0" * 64, SCHEMA.to_json())
+
+    def post(self, order: Sequence[str] = (), on_pull: Callable[[], None] = lambda: None) -> Post:
+        """Return a grid to all sites."""
+        return Post(self.sites.values(), order, on_pull)
+
+    def play(self, post: Post | None = None) -> None:
+        """Run the run from where it stands to its end."""
+        first, state = starting_state(self.home, self.store, RUN, self.settings, SCHEMA)
+        run = Run(RUN, self.house, self.store, self.settings, SCHEMA, "0" * 64)
+        SealedRounds(run, state, first).start(post or self.post())
+
+    def verdicts(self, number: int = 1) -> dict[str, Verdict]:
+        """Return the verdicts of a round by site."""
+        return {verdict.site: verdict for verdict in self.store.verdicts(RUN, number)}
+
+    def checks(self, number: int = 1) -> dict[str, str]:
+        """Return the check that decided on each site in a round."""
+        return {name: verdict.check for name, verdict in self.verdicts(number).items()}
+
+    def digest(self, number: int = 1) -> str | None:
+        """Return the digest of the adapter after a round."""
+        return {row.round: row.adapter_digest for row in self.store.rounds(RUN)}[number]
+
+    def outcome(self, number: int = 1) -> str:
+        """Return how a round ended."""
+        return {row.round: row.outcome for row in self.store.rounds(RUN)}[number]
+
+    def files(self) -> list[Path]:
+        """Return every file of the server's home."""
+        return [file for file in self.home.root.rglob("*") if file.is_file()]
+
+
+def _flipped(data: bytes) -> bytes:
+    """Return ``data`` with one bit in its middle changed."""
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
