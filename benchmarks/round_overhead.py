@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import socket
@@ -144,6 +145,7 @@ class EchoBench(Bench):
 
 def run_idle_site(home: SiteHome) -> None:
     """Serve a site that never trains until SIGTERM: agent and SuperNode as ``bottega site start`` has them."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_toml(SiteSettings, home.settings)
     identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
     server = next(peer for peer in Roster.load(home.roster) if peer.id.role is Role.SERVER)

@@ -31,7 +31,7 @@ def main() -> None:
     _settle_environment()
     _add_groups()
     try:
-        app(standalone_mode=True)
+        app(prog_name="bottega")
     except BottegaError as why:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {_escaped(str(why))}", soft_wrap=True)
         sys.exit(1)

@@ -18,6 +18,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from client.agent import SiteAgent
@@ -40,6 +41,7 @@ from server.house import open_house
 from server.rounds import Run, SealedRounds
 from server.settings import ServerSettings
 from server.start import starting_state
+from server.state import load_state
 from server.store import Store, Verdict
 from server.supernodes import flower_key
 
@@ -257,6 +259,8 @@ class Post(Grid):  # type: ignore[misc]
     def __init__(
         self, sites: Iterable[Site], order: Sequence[str] = (), on_pull: Callable[[], None] = lambda: None
     ) -> None:
+        # What Flower sets in the process of a ServerApp before it starts.
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
         self._sites = {site.node: site for site in sites}
         self._order, self.on_pull = list(order), on_pull
         self._numbers = itertools.count(1)
@@ -372,9 +376,10 @@ class Federation:
         """Return the check that decided on each site in a round."""
         return {name: verdict.check for name, verdict in self.verdicts(number).items()}
 
-    def digest(self, number: int = 1) -> str | None:
-        """Return the digest of the adapter after a round."""
-        return {row.round: row.adapter_digest for row in self.store.rounds(RUN)}[number]
+    def digest(self, number: int = 1) -> str:
+        """Return the SHA-256 (hex) of all that the next round starts from: both factors and the optimiser's memory."""
+        state = load_state(self.home.round(RUN, number))
+        return hashlib.sha256(state.adapter.a.tobytes() + state.adapter.b.tobytes() + state.optimiser).hexdigest()
 
     def outcome(self, number: int = 1) -> str:
         """Return how a round ended."""
