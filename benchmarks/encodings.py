@@ -1,8 +1,9 @@
 """What short numbers on the wire cost in quality: ``python -m benchmarks.encodings [--quick] [--json]``.
 
-The same federation of procedural studios, with the same seeds, once for each encoding of updates; the adapter goes out
-in the encoding that the round loop's rules give it. Held-out loss is the mean over the sites on noise that never
-changes. The distance to fp32 is to be read against what training gained: the fall from the start.
+The same federation of procedural studios, with the same seeds, once for each encoding of updates. It runs in memory
+(:mod:`deploy.simulation`): updates are encoded, sealed and admitted as in a real run, adapters reach the sites as they
+are. Held-out loss is the mean over the sites on noise that never changes. The distance to fp32 is to be read against
+what training gained: the fall from the start.
 """
 
 from __future__ import annotations

@@ -381,18 +381,18 @@ def _print(size: Size, took: Took) -> None:
     schema = size.schema
     both, half, tensors = schema.numel("both") * 4 / 1e6, schema.numel("B") * 4 / 1e6, len(schema.specs("both"))
     ways = {
-        "both": f"ours, A and B trained: {both:.0f} MB of float32 either way, fp16 on the wire, sealed",
-        "ffa": f"ours, B trained (default): {both:.0f} MB out, {half:.0f} MB back, fp16 on the wire, sealed",
-        "stock_one": f"stock FedAvg, {both:.0f} MB either way, fp32 on the wire, one array",
-        "stock_many": f"stock FedAvg, {both:.0f} MB either way, fp32 on the wire, {tensors} arrays",
+        "both": ("ours, A and B", "fp16, sealed", both),
+        "ffa": ("ours, B (default)", "fp16, sealed", half),
+        "stock_one": ("stock, 1 array", "fp32", both),
+        "stock_many": (f"stock, {tensors} arrays", "fp32", both),
     }
     ours = median(took[f"both_{size.name}"])
     table(
-        f"a round without training, {schema.numel('both') / 1e6:.1f} million parameters, two nodes",
-        ("way", "rounds", "median, s", "fastest, s", "slowest, s", "ours over it"),
+        f"a round without training, two nodes, {both:.0f} MB of float32 go out to each ({os.getloadavg()[0]:.1f} load)",
+        ("way", "on the wire", "back, MB fp32", "rounds", "median, s", "slowest, s", "A and B over it"),
         [
-            (words, str(len(s)), f"{median(s):.2f}", f"{min(s):.2f}", f"{max(s):.2f}", f"{ours / median(s):.2f}")
-            for way, words in ways.items()
+            (words, wire, f"{back:.0f}", str(len(s)), f"{median(s):.2f}", f"{max(s):.2f}", f"{ours / median(s):.2f}")
+            for way, (words, wire, back) in ways.items()
             for s in [took[f"{way}_{size.name}"]]
         ],
     )

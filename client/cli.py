@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,10 @@ def start(home: Home = Path("site")) -> None:
     from client.serving import run_site
 
     run_site(SiteHome(home.absolute()))
+    # A step of training may still be running in a thread. Its task is lost and is never answered twice, so nothing is
+    # gained by waiting for it.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 @site_app.command()

@@ -6,11 +6,13 @@ import logging
 import signal
 import socket
 import threading
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from client.agent import AgentService, SiteAgent, serve
+from client.cache import kept
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
 from client.settings import SiteSettings
@@ -43,11 +45,11 @@ def run_site(home: SiteHome) -> None:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
-    drawings = load_drawings(Path(settings.data), settings.drawings)
+    base = load_base(settings.base).to(_device(settings))
+    drawings = load_drawings(Path(settings.data), settings.drawings.model_copy(update={"size": base.pixels}))
     if not drawings.train:
         raise DrawingsError("there is no drawing to train on", got="0 usable drawings", expected="at least 2")
-    base = load_base(settings.base).to(_device(settings))
-    bench = Bench(settings.name, base, *_encoded(base, drawings, settings), settings.rules)
+    bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules)
     agent = SiteAgent(identity, _server(home, settings), bench, home.nonces)
     server = serve(AgentService(agent, lambda: _status(settings, base, drawings, bench)), home.socket)
     log.info(
@@ -84,9 +86,15 @@ def _free_port() -> int:
     return port
 
 
-def _encoded(base: Base, drawings: Drawings, settings: SiteSettings) -> tuple[TrainingSet, TrainingSet]:
-    training = encode(base, drawings.train, settings.augment, settings.views)
-    return training, encode(base, drawings.held_out)
+def _encoded(home: SiteHome, base: Base, drawings: Drawings, settings: SiteSettings) -> tuple[TrainingSet, TrainingSet]:
+    splits = (
+        ("train", drawings.train, partial(encode, base, drawings.train, settings.augment, settings.views)),
+        ("held-out", drawings.held_out, partial(encode, base, drawings.held_out)),
+    )
+    if not settings.keep_latents:
+        return splits[0][2](), splits[1][2]()
+    training, held_out = (kept(home, name, base, split, settings, make) for name, split, make in splits)
+    return training, held_out
 
 
 def _server(home: SiteHome, settings: SiteSettings) -> Peer:

@@ -28,5 +28,6 @@ class SiteSettings(Settings):
     keep_latents: bool = False
     """Keep encoded drawings, encrypted, in the home, so that the next start need not encode again."""
     drawings: DrawingSettings = DrawingSettings()
+    """`size` is for looking (`bottega data check`); a site brings drawings to the size of its base."""
     augment: AugmentSettings = AugmentSettings()
     rules: HouseRules = HouseRules()

@@ -21,7 +21,10 @@ def main() -> None:
     across = len(styles.PUBLIC)
     rows = [np.hstack(list(pictures[i : i + across])) for i in range(0, len(pictures), across)]
     half = len(rows) // 2 + len(rows) % 2
-    left, right = np.vstack(rows[:half]), np.vstack([*rows[half:], *[np.full_like(rows[0], 255)] * (2 * half - len(rows))])
+    left, right = (
+        np.vstack(rows[:half]),
+        np.vstack([*rows[half:], *[np.full_like(rows[0], 255)] * (2 * half - len(rows))]),
+    )
     Image.fromarray(np.hstack([left, right])).save(target, optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""Rounds with hostile sites: who is refused and by which check, what is averaged, when a round closes, how it resumes."""
+"""Rounds with hostile sites: who is refused by which check, what is averaged, when a round closes, how it resumes."""
 
 from __future__ import annotations
 

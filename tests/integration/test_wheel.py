@@ -58,6 +58,10 @@ def test_the_installed_command_ignores_decoys_in_the_current_folder(wheel: Path,
     assert drawn.returncode == 0, drawn.stderr[-2000:]
     assert len(list((folder / "out").glob("*.png"))) == 1
     where = subprocess.run(
-        [python, "-P", "-c", "import common.models as m; print(m.__file__)"], cwd=folder, capture_output=True, text=True, check=True
+        [python, "-P", "-c", "import common.models as m; print(m.__file__)"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert Path(where.stdout.strip()).is_relative_to(site)

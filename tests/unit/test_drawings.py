@@ -280,6 +280,7 @@ def test_a_picture_without_caption_is_skipped_without_a_default(tmp_path: Path) 
         ("one two three", "one two"),
         ("one two", "one two"),
         ("one tw three", "one tw"),
+        ("one twos three", "one twos"),
         ("one twothree", "one"),
         ("onetwothree", "onetwoth"),
         ("  one \n two  ", "one two"),
