@@ -180,7 +180,7 @@ def _remembered(file: Path) -> Remembered:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         return Remembered(int(kept["horizon_ms"]), tuple((str(s), str(n), int(c)) for s, n, c in kept["nonces"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return Remembered(_now_ms(), ())
 
 

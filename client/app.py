@@ -27,13 +27,18 @@ def carry(message: Message, context: Context) -> Message:
     """Carry a task to the agent and its answer back.
 
     Raises:
-        AgentError: The agent cannot be reached, or believes nothing of what it was given. Flower makes an error reply
-            of it.
+        AgentError: The agent cannot be reached, or believes nothing of what it was given.
+        EnvelopeError: The message carries no envelope.
+
+    Flower's `run_clientapp` makes an error reply of whatever is raised here, with the error's words as its reason.
     """
+    socket = context.node_config.get(SOCKET_SETTING)
+    if not isinstance(socket, str):
+        raise AgentError(
+            "the SuperNode was not told where the site agent listens", expected=f"{SOCKET_SETTING} in its --node-config"
+        )
     letter, body = to_envelope(message.content)
-    answer = hand_over(
-        str(context.node_config[SOCKET_SETTING]), pb.Envelope(letter=letter, body=body), message.metadata.ttl
-    )
+    answer = hand_over(socket, pb.Envelope(letter=letter, body=body), message.metadata.ttl)
     return Message(from_envelope(answer.letter, answer.body), reply_to=message)
 
 

@@ -41,8 +41,8 @@ def write_adapter(folder: Path, adapter: Adapter, base: str) -> Path:
     factors = {**adapter.schema.views(adapter.a, "A"), **adapter.schema.views(adapter.b, "B")}
     config = _config(adapter.schema)
     # diffusers looks for the configuration in the file's own metadata first.
+    # One key only: safetensors writes several in an order that differs from call to call, and the file has a digest.
     metadata = {
-        "format": "pt",
         "lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()}, sort_keys=True),
     }
     target = folder / WEIGHTS

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -65,6 +65,9 @@ class ChildProcess:
 
     def start(self) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches only us and we can end it in order.
+
+        Call it from a thread that lives as long as the child should: to the kernel the parent of a tethered process
+        is the thread that forked it, and its end is the parent's end.
 
         Raises:
             ProcessError: It cannot be started.
@@ -151,6 +154,24 @@ class Supervisor:
         """
         for child in self._children:
             child.check()
+
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
+        """Wait until ``ready`` says yes.
+
+        Args:
+            what: What is waited for, for the error.
+            ready: Asked ten times a second.
+            seconds: How long at most.
+
+        Raises:
+            ProcessError: A child ended before, or the time is over.
+        """
+        until = time.monotonic() + seconds
+        while not ready():
+            self.check()
+            if time.monotonic() > until:
+                raise ProcessError(f"{what} did not come up in {seconds:g} s")
+            time.sleep(0.1)
 
     def watch(self, stop: threading.Event) -> None:
         """Wait until ``stop`` is set.

@@ -26,6 +26,10 @@ ANSWER_LIFE_MS = 600_000
 """How old an answer may be when it arrives, milliseconds; a site seals it when its work is done."""
 
 
+MOST_EXAMPLES = 2**31
+"""What a site may claim to have trained on; more is a lie, and SQLite ends at 2^63 - 1."""
+
+
 class Check(IntEnum):
     """The checks of admission, by number. ``docs/architecture.md`` repeats the list."""
 
@@ -171,8 +175,11 @@ def admit(
     delta = _tensors(plain, terms, out)
     metrics = _finite_metrics(update)
     # 9
-    if update.examples < 1:
-        raise Refused(Check.CLAIMS, "the update claims no example", got=update.examples, expected="at least 1")
+    if not 1 <= update.examples <= MOST_EXAMPLES:
+        raise Refused(
+            Check.CLAIMS, "the update claims no example, or too many", got=update.examples,
+            expected=f"1 to {MOST_EXAMPLES}",
+        )  # fmt: skip
     # 10
     norm = l2_norm(delta)
     if norm > terms.norm_bound:

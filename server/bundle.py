@@ -1,6 +1,8 @@
 """Runs carry no code. What is submitted to Flower names the ServerApp and ClientApp that are installed, and no more.
 
-A site executes what it installed and audited, never what came through the network.
+So a site executes what it installed and audited. That is a promise of this server, not of Flower: ``flwr-clientapp``
+unpacks whatever bundle it is sent and puts that folder first on ``sys.path``, so a server that breaks the promise has
+its code run in the SuperNode's account. What must hold against such a server has to be out of that account's reach.
 """
 
 from __future__ import annotations
@@ -8,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import tomli_w
 from flwr.cli.build import build_fab_from_disk
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import StartRunRequest
-from flwr.supercore.control import ControlHttpClient
+from flwr.proto.control_pb2 import ListRunsRequest, StartRunRequest, StopRunRequest
 from flwr.supercore.fab import Fab
 
-from common.errors import BottegaError, ProcessError
+from common.errors import ProcessError
+from server.control import control
 
 SERVER_APP = "server.app:app"
 CLIENT_APP = "client.app:app"
@@ -74,21 +76,55 @@ def submit_run(control_address: str, config: Mapping[str, str], server_app: str 
         fab=fab_to_proto(Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})),
         override_config=user_config_to_proto(dict(config)),
     )
-    client = ControlHttpClient(f"http://{control_address}")
-    try:
+    with control(control_address, "the SuperLink did not take the run") as client:
         answer = client.StartRun(request)
-    except (httpx.HTTPError, ValueError) as cause:
-        raise refused(cause) from None
-    finally:
-        client.close()
     if not answer.HasField("run_id"):
         raise ProcessError("Flower did not start the run", advice="Look at the server's log.")
     return int(answer.run_id)
 
 
-def refused(cause: Exception) -> BottegaError:
-    """Return the error of a SuperLink that does not do as asked."""
-    return ProcessError(
-        "the SuperLink did not take the run",
-        got=str(cause).splitlines()[0][:200] if str(cause) else type(cause).__name__,
-    )
+@dataclass(frozen=True)
+class RunStatus:
+    """Where a run stands, in Flower's words.
+
+    Attributes:
+        status: ``pending``, ``starting``, ``running`` or ``finished``.
+        outcome: Once it is finished: ``completed``, ``failed`` or ``stopped``; else empty.
+    """
+
+    status: str
+    outcome: str
+
+
+def run_status(control_address: str, number: int) -> RunStatus:
+    """Return where a run stands.
+
+    When it is asked this of a finished run, the SuperLink also throws away what is left of the run's messages.
+
+    Args:
+        control_address: Host and port of the Control API, on loopback.
+        number: Flower's own number for the run.
+
+    Raises:
+        ProcessError: The SuperLink cannot be reached, or knows no such run.
+    """
+    with control(control_address, "the SuperLink did not say where the run stands") as client:
+        run = client.ListRuns(ListRunsRequest(run_id=number)).run_dict[number]
+    return RunStatus(run.status.status, run.status.sub_status)
+
+
+def stop_run(control_address: str, number: int) -> None:
+    """End a run: its ServerApp is told to stop, and what is left of its messages is thrown away.
+
+    Args:
+        control_address: Host and port of the Control API, on loopback.
+        number: Flower's own number for the run.
+
+    Raises:
+        ProcessError: The SuperLink cannot be reached, knows no such run, or the run has finished.
+    """
+    what = "the SuperLink did not stop the run"
+    with control(control_address, what) as client:
+        answer = client.StopRun(StopRunRequest(run_id=number))
+    if not answer.success:
+        raise ProcessError(what, advice="Look at the server's log.")

@@ -77,6 +77,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._run, self._state, self._first = run, state, first
         self._nonces = NonceBook(ANSWER_LIFE_MS)
         self._asked: dict[int, Asked] = {}
+        self._admitted_now: dict[str, Terms] = {}
         self._spool = Spool(run.house.home.spool(run.id, first))
         self._opened = 0.0
 
@@ -229,14 +230,16 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         waiting = set(grid.push_messages(tasks))
         began, settings = time.monotonic(), self._run.settings
         closes = began + settings.deadline_s
-        answered = 0
+        at = 0
         while waiting and time.monotonic() < closes:
-            replies = list(grid.pull_messages(sorted(waiting)[:PULL_MOST] if len(waiting) > PULL_MOST else waiting))
+            asked = sorted(waiting)
+            window = (asked + asked)[at : at + PULL_MOST] if len(asked) > PULL_MOST else asked
+            at = (at + PULL_MOST) % len(asked)  # silent sites in front must not hide those behind
+            replies = list(grid.pull_messages(window))
             for reply in replies:
                 waiting.discard(reply.metadata.reply_to_message_id)
-                answered += not reply.has_error()
                 yield reply
-            if replies and answered >= settings.quorum:
+            if replies and len(self._admitted_now) >= settings.quorum:
                 took = time.monotonic() - began
                 closes = min(closes, began + took + max(GRACE_S, settings.patience * took))
             elif not replies:
@@ -244,15 +247,16 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _judged(self, number: int, replies: Iterable[Message]) -> dict[str, Terms]:
         """Admit and spool each reply; return the terms of the admitted sites by name."""
-        admitted: dict[str, Terms] = {}
+        admitted = self._admitted_now = dict[str, Terms]()
         silent = dict(self._asked)
         for reply in replies:
             asked = self._asked.get(reply.metadata.src_node_id)
             if asked is None:
                 continue  # from a node that was asked nothing: Flower does not let one reply, and nothing is owed to it
-            silent.pop(asked.node, None)
             site = asked.terms.site.id.name
             try:
+                if silent.pop(asked.node, None) is None:  # a second answer, the same or another: the first stands
+                    raise Refused(Check.FIRST_ANSWER, "the site has answered this task before")
                 update = self._admitted(asked.terms, reply)
             except Refused as why:
                 self._record(number, site, why)

@@ -5,6 +5,7 @@ They stay ciphertext there, and memory does not grow with the number of sites.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,10 @@ class Spool:
         Raises:
             RunError: It cannot be written, for example because the disk is full. Nothing else is touched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            raise RunError("the spool cannot be made", got=cause.strerror or type(cause).__name__) from cause
         length = len(letter).to_bytes(_LENGTH_BYTES, "big")
         replace(self._file(site), [length, letter, body], error=RunError)
 
@@ -52,10 +56,10 @@ class Spool:
 
     def clear(self) -> None:
         """Remove what is kept."""
-        for file in self.folder.glob("*.sealed"):
-            file.unlink()
         if self.folder.is_dir():
-            self.folder.rmdir()
+            shutil.rmtree(self.folder)  # with what a killed server left half written
+        else:
+            self.folder.unlink(missing_ok=True)
 
     def _file(self, site: str) -> Path:
         return self.folder / f"{site}.sealed"

@@ -12,6 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from common.adapter_schema import Adapter
 from common.errors import RunError
 from common.export import read_adapter, write_adapter
@@ -52,9 +54,11 @@ def save_state(folder: Path, state: RunState, base: str) -> str:
         if target.exists():  # a try at this round that was cut off before the store heard of it
             shutil.rmtree(target)
         fresh.rename(target)
-    except OSError as cause:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise RunError("the round's adapter cannot be written", got=cause.strerror or type(cause).__name__) from cause
+    except (OSError, SafetensorError) as cause:
+        got = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+        raise RunError("the round's adapter cannot be written", got=got) from cause
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)  # gone already if it was renamed
     return digest
 
 

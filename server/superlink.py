@@ -22,18 +22,23 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
+from flwr.supercore.constant import NodeStatus
+from flwr.supercore.control import ControlHttpClient
 from flwr.superlink.main import create_app
 from starlette.types import Receive, Scope, Send
 
-from common.errors import ProcessError
+from common.errors import IdentityError, ProcessError
 from common.processes import ChildProcess, Supervisor, flower_environment
 from common.programs import program
+from server.control import control
 from server.supernodes import flower_key
 
 log = logging.getLogger("bottega.superlink")
 
 FLEET = "/v1/fleet/"
 _SHUTDOWN_S = 3
+_UNCHANGED = "the SuperLink did not take the change of its SuperNodes"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]
 
     Raises:
         ProcessError: A port is taken, the certificate cannot be used, or the SuperExec died.
-        IdentityError: A SuperNode's key cannot be read.
+        IdentityError: A SuperNode's key cannot be read, or was let go before.
     """
     with (
         _bound(settings.fleet_host, settings.fleet_port) as outside,
@@ -82,18 +87,86 @@ def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]
         ports = Ports(outside.getsockname()[1], inside.getsockname()[1])
         os.environ.update(flower_environment(settings.home), FLWR_DATABASE=str(settings.home / "superlink.db"))
         app = create_app()
+        # Without it a SuperNode registers itself on the Fleet API, with any key.
         app.state.enable_supernode_auth = True
         _register(app, settings.supernodes)
         asyncio.run(_serve(settings, app, outside, inside, lambda: on_ready(ports)))
 
 
 def _register(app: FastAPI, supernodes: Mapping[str, Path]) -> None:
-    """Let these SuperNodes connect; the others that an earlier start knew are let go."""
+    """Let these SuperNodes connect; the others that an earlier start knew are let go, for good.
+
+    Flower's state outlives a restart, so a site whose key file was taken away would otherwise still connect.
+    """
     state = app.state.linkstate_factory.state()
-    for name, file in supernodes.items():
-        key = flower_key(file)
+    keys = {flower_key(file): name for name, file in supernodes.items()}
+    for node in state.get_node_info(owner_aids=[NOOP_FLWR_AID]):
+        # Flower keeps the row of a node that was let go, as "unregistered"; letting it go again is an error.
+        if node.public_key not in keys and node.status != NodeStatus.UNREGISTERED:
+            state.delete_node(NOOP_FLWR_AID, node.node_id)
+    for key, name in keys.items():
         if state.get_node_id_by_public_key(key) is None:
-            state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name)
+            try:
+                state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name)
+            except ValueError:
+                raise _spent(name) from None
+
+
+def register_supernode(control_address: str, public_key: Path) -> int:
+    """Let a SuperNode connect to a running SuperLink, and return Flower's number for it. Doing it twice does nothing.
+
+    It stays known only where its key file also lies in the server's home: the next start goes by the files.
+
+    Args:
+        control_address: Host and port of the Control API, on loopback.
+        public_key: Its OpenSSH public key (ECDSA); the file's name without its ending is the node's name.
+
+    Raises:
+        IdentityError: The file is no such key, or the key was let go before.
+        ProcessError: The SuperLink cannot be reached, or refuses.
+    """
+    key = flower_key(public_key)
+    with control(control_address, _UNCHANGED) as client:
+        known = _nodes(client).get(key)
+        if known is None:
+            request = RegisterNodeRequest(public_key=key, name=public_key.stem)
+            return int(client.RegisterNode(request).node_id)
+        number, status = known
+    if status == NodeStatus.UNREGISTERED:
+        raise _spent(public_key.stem)
+    return number
+
+
+def unregister_supernode(control_address: str, public_key: Path) -> None:
+    """Let a SuperNode go: its next request is refused, and Flower never takes its key again. Twice does nothing.
+
+    Args:
+        control_address: Host and port of the Control API, on loopback.
+        public_key: Its OpenSSH public key.
+
+    Raises:
+        IdentityError: The file is no such key.
+        ProcessError: The SuperLink cannot be reached, or refuses.
+    """
+    key = flower_key(public_key)
+    with control(control_address, _UNCHANGED) as client:
+        number, status = _nodes(client).get(key, (0, NodeStatus.UNREGISTERED))
+        if status != NodeStatus.UNREGISTERED:
+            client.UnregisterNode(UnregisterNodeRequest(node_id=number))
+
+
+def _nodes(client: ControlHttpClient) -> dict[bytes, tuple[int, str]]:
+    """Return Flower's number and status of every node that it knows or knew, by public key."""
+    return {n.public_key: (int(n.node_id), n.status) for n in client.ListNodes(ListNodesRequest()).nodes_info}
+
+
+def _spent(name: str) -> IdentityError:
+    # Flower's table of nodes holds each public key once, for good, also those of nodes that were let go.
+    return IdentityError(
+        "a SuperNode's key was let go before, and Flower takes no such key again",
+        got=name,
+        advice="Make a new SuperNode key at the site and hand over its public half.",
+    )
 
 
 class FleetOnly:
@@ -188,6 +261,8 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             taken.bind((host, port))
+            # Without listening, Linux lets a second socket with SO_REUSEADDR bind to the same port.
+            taken.listen()
         except OSError as cause:
             raise ProcessError(
                 f"port {port} on {host} cannot be taken",

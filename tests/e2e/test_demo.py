@@ -96,8 +96,8 @@ def test_the_adapter_is_one_that_can_be_used(demo: tuple[Path, dict[str, Any]], 
     adapter = read_adapter(Path(demo[1]["adapter"]))
     assert float(abs(adapter.b).max()) > 0
     drawn = bottega(
-        "draw", "--adapter", demo[1]["adapter"], "--prompt", "a blueprint drawing of a bridge", "--steps", "4", "--json",
-        cwd=tmp_path,
+        "draw", "--adapter", demo[1]["adapter"], "--prompt", "a blueprint drawing of a bridge", "--steps", "4",
+        "--json", cwd=tmp_path,
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr[-2000:]
     assert [Path(tmp_path, row["file"]).is_file() for row in json.loads(drawn.stdout)] == [True]

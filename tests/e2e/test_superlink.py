@@ -58,8 +58,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/docs", "/openapi.json", "/health", "/v1/control/start-run", "/v1/control/register-node", "/v1/runtime/pull-messages",
-     "/v1/fleet", "/v1//fleet/x", "/V1/fleet/x"],
+    ["/", "/docs", "/openapi.json", "/health", "/v1/control/start-run", "/v1/control/register-node",
+     "/v1/runtime/pull-messages", "/v1/fleet", "/v1//fleet/x", "/V1/fleet/x"],
 )  # fmt: skip
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_outside_there_is_nothing_but_the_fleet_api(running: Running, path: str, method: str) -> None:

@@ -12,12 +12,6 @@ from client.dataset import TrainingSet
 from common.models import Base, load_base
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """Several processes train at once on few cores; and results are the same from run to run."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def base() -> Base:
     """The embedded base, freshly loaded: tests attach what they like to it."""

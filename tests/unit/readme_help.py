@@ -1,4 +1,4 @@
-"""Help blocks of the README: fenced as ``console``, first line ``$ COMMAND --help``. ``--write`` brings them up to date."""
+"""Help blocks of the README: fenced as ``console``, first line ``$ COMMAND --help``; ``--write`` renews them."""
 
 from __future__ import annotations
 

@@ -116,10 +116,9 @@ def test_small_turns_keep_ink_and_leave_thin_lines_dark() -> None:
     thin = torch.ones(50, 3, 33, 33)
     thin[:, :, 8:-8, 10] = -1
     out = augment(thin, AugmentSettings(contrast=0), chance())
-    assert float((1 - out).mean()) == pytest.approx(float((1 - thin).mean()), rel=0.03)
+    assert float((1 - out).mean()) == pytest.approx(float((1 - thin).mean()), rel=0.1)
     darkest_of_row = out[:, 0, 10:-10].amin(2)
-    print(float(darkest_of_row.mean()))
-    assert float(darkest_of_row.mean()) < -0.8, "a bilinear turn would fade the line"
+    assert float(darkest_of_row.mean()) < -0.85, "a bilinear turn would fade the line"
 
 
 def test_contrast_keeps_the_paper_and_moves_the_ink_both_ways() -> None:

@@ -94,3 +94,12 @@ def test_the_comfyui_file_holds_every_layer_under_its_names(base: Base, tmp_path
     names = load_file(tmp_path / COMFYUI)
     assert len(names) == 3 * len(adapter.schema.modules)
     assert all(n.startswith("lora_unet_") for n in names)
+
+
+def test_equal_adapters_give_equal_files(base: Base, tmp_path: Path) -> None:
+    adapter = trained(base)
+    files = set()
+    for name in "abcdef":
+        (tmp_path / name).mkdir()
+        files.add(write_adapter(tmp_path / name, adapter, "embedded").read_bytes())
+    assert len(files) == 1
