@@ -26,6 +26,7 @@ from common.processes import Supervisor
 from common.sampling import sample
 from common.settings import RunSettings, read_toml
 from deploy.federation import Premises, prepare, start_server, start_sites, tear_down, wait_for_sites
+from deploy.montage import write_montage
 from deploy.progress import Progress
 from deploy.report import SiteGallery, write_report
 from deploy.studios import StudioFolder, find_studios, make_studios
@@ -104,6 +105,7 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
     facts["timings"], facts["seconds"] = clock.took, round(time.monotonic() - began, 1)
     facts["report"] = str(premises.root / "report.html")
     write_report(premises.root / "report.html", facts, galleries)
+    write_montage(premises.root / "pictures.png", galleries)
     if not settings.keep:
         tear_down(premises)
     return facts

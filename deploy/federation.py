@@ -65,7 +65,7 @@ def prepare(root: Path) -> Premises:
                 "the folder is not empty and is not a demo's", got=str(root), expected="an empty folder, or none"
             )
         _refuse_running(marker)
-        for name in ("server", "sites", "drawings", "adapter", "report.html"):
+        for name in ("server", "sites", "drawings", "adapter", "report.html", "pictures.png"):
             _remove(root / name)
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     marker.write_text(json.dumps({"pid": os.getpid()}), encoding="utf-8")

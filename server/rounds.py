@@ -254,9 +254,11 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             if asked is None:
                 continue  # from a node that was asked nothing: Flower does not let one reply, and nothing is owed to it
             site = asked.terms.site.id.name
+            if silent.pop(asked.node, None) is None:
+                again = Refused(Check.FIRST_ANSWER, "the site has answered this task before")
+                self._record(number, site, again)  # the store keeps the first verdict: the first answer stands
+                continue
             try:
-                if silent.pop(asked.node, None) is None:  # a second answer, the same or another: the first stands
-                    raise Refused(Check.FIRST_ANSWER, "the site has answered this task before")
                 update = self._admitted(asked.terms, reply)
             except Refused as why:
                 self._record(number, site, why)

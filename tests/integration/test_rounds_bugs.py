@@ -36,7 +36,7 @@ def test_a_claim_of_more_examples_than_a_database_holds_is_refused_and_the_run_g
         answer.manifest.examples = 2**64 - 1
         return answer
 
-    easel.answer = boastful  # type: ignore[method-assign]
+    easel.answer = boastful  # type: ignore[method-assign, assignment]
     federation.play()
     assert federation.checks() == {"anna": "claims", "bruno": "admitted", "carla": "admitted"}
 

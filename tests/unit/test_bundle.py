@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import io
+import socket
 import tomllib
 import zipfile
 
+import pytest
+
+from common.errors import ProcessError
 from server.app import app as server_app
-from server.bundle import CLIENT_APP, SERVER_APP, build_bundle
+from server.bundle import CLIENT_APP, SERVER_APP, build_bundle, run_status, stop_run, submit_run
 
 
 def opened(config: dict[str, str]) -> zipfile.ZipFile:
@@ -42,3 +46,16 @@ def test_a_config_cannot_break_out_of_its_string() -> None:
     project = tomllib.loads(opened({"run": strange}).read("pyproject.toml").decode())
     assert project["tool"]["flwr"]["app"]["config"]["run"] == strange
     assert project["tool"]["flwr"]["app"]["components"]["serverapp"] == "server.app:app"
+
+
+def test_where_no_superlink_runs_it_is_said_with_what_to_do() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        nowhere = f"127.0.0.1:{taken.getsockname()[1]}"
+        for asked in (
+            lambda: submit_run(nowhere, {"run": "r1"}),
+            lambda: run_status(nowhere, 1),
+            lambda: stop_run(nowhere, 1),
+        ):
+            with pytest.raises(ProcessError, match=r"the SuperLink did not .*Connection refused.*Start the server"):
+                asked()

@@ -6,20 +6,26 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.app import hand_over
+from client.agent import GRPC_OPTIONS
+from client.app import app, hand_over
 from common.courier_records import from_envelope, to_envelope
 from common.errors import AgentError, EnvelopeError
 from common.proto import bottega_pb2 as pb
+from common.proto import bottega_pb2_grpc as rpc
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "datasets", "opacus", "numba", "PIL")
 
@@ -90,3 +96,69 @@ def an_array(kind: str = "bottega.sealed") -> ArrayRecord:
 def test_records_that_carry_no_envelope_are_refused(content: RecordDict) -> None:
     with pytest.raises(EnvelopeError):
         to_envelope(content)
+
+
+class FarSide(rpc.SiteAgentServicer):
+    """An agent for the courier to meet: it answers backwards, or as slowly as it is told to."""
+
+    def Answer(self, request: pb.Envelope, context: grpc.ServicerContext) -> pb.Envelope:  # noqa: N802
+        if request.letter == b"slow":
+            time.sleep(2)
+        if request.letter == b"refused":
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "the envelope is of yesterday")
+        return pb.Envelope(letter=request.letter[::-1], body=request.body[::-1])
+
+    def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.Status:  # noqa: ARG002, N802
+        return pb.Status()
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("agent") / "a.sock"
+    server = grpc.server(ThreadPoolExecutor(2), options=GRPC_OPTIONS)
+    rpc.add_SiteAgentServicer_to_server(FarSide(), server)
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    yield path
+    server.stop(grace=0).wait()
+
+
+def a_task(content: RecordDict, ttl: float = 60.0, kind: str = "train") -> Message:
+    # What Flower sets in the process of an app before it starts.
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    return Message(content, 7, kind, ttl=ttl)
+
+
+def the_site(**node_config: str | int) -> Context:
+    settings = {name.replace("_", "-"): value for name, value in node_config.items()}
+    return Context(run_id=1, node_id=7, node_config=settings, state=RecordDict(), run_config={})
+
+
+def test_the_courier_carries_more_than_grpcs_own_limit_both_ways(agent: Path) -> None:
+    body = np.random.default_rng(1).bytes(9_000_000)  # gRPC's own limit is 4 MiB
+    reply = app(a_task(from_envelope(b"abc", body)), the_site(agent_socket=str(agent)))
+    assert to_envelope(reply.content) == (b"cba", body[::-1])
+
+
+def test_an_agent_that_does_not_answer_in_the_time_of_the_message_is_given_up(agent: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(AgentError, match="got DEADLINE_EXCEEDED"):
+        app(a_task(from_envelope(b"slow", b"body"), ttl=0.3), the_site(agent_socket=str(agent)))
+    assert time.monotonic() - began < 1.5
+
+
+def test_what_the_agent_says_of_an_envelope_that_it_refuses_is_passed_on(agent: Path) -> None:
+    with pytest.raises(AgentError, match="got the envelope is of yesterday"):
+        app(a_task(from_envelope(b"refused", b"body")), the_site(agent_socket=str(agent)))
+
+
+@pytest.mark.parametrize("config", [{}, {"agent_socket": 5}])
+def test_a_supernode_that_was_not_told_of_the_agent_says_so(config: dict[str, str | int]) -> None:
+    with pytest.raises(AgentError, match="was not told where the site agent listens"):
+        app(a_task(from_envelope(b"abc", b"body")), the_site(**config))
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query", "train.other"])
+def test_the_courier_knows_no_other_kind_of_message(agent: Path, kind: str) -> None:
+    with pytest.raises(ValueError, match=r"No .* function registered"):
+        app(a_task(from_envelope(b"abc", b"body"), kind=kind), the_site(agent_socket=str(agent)))

@@ -111,6 +111,19 @@ def test_watching_ends_quietly_when_it_is_told_to(tmp_path: Path) -> None:
         supervisor.watch(stop)
 
 
+def test_waiting_for_a_child_ends_when_it_is_ready_when_it_died_and_when_it_is_late(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with Supervisor([ChildProcess("parent", python(PARENT), log)]) as supervisor:
+        supervisor.wait("the parent", lambda: bool(log.read_text()), 20)
+        with pytest.raises(ProcessError, match=r"the parent did not come up in 0\.3 s"):
+            supervisor.wait("the parent", lambda: False, 0.3)
+    with (
+        Supervisor([ChildProcess("brief", python("raise SystemExit(4)"), tmp_path / "brief")]) as supervisor,
+        pytest.raises(ProcessError, match="brief ended with code 4"),
+    ):
+        supervisor.wait("the brief one", lambda: False, 20)
+
+
 def test_a_killed_parent_leaves_no_child(tmp_path: Path) -> None:
     code = f"""
 import time
