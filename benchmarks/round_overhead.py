@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="12 MB only, one turn of 2 rounds")
     parser.add_argument("--turns", type=int, default=2)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes below are stopped then too
     sizes = [Size("12mb", attention_schema(rank=15), 1.0), Size("100mb", wide_attention_schema(rank=17), 0.6)]
     rounds, turns = (2, 1) if args.quick else (3, args.turns)
     took = _taken(sizes[:1] if args.quick else sizes, rounds, turns)

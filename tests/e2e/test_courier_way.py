@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,19 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+def of_home(root: Path) -> list[psutil.Process]:
+    """Return every process that Flower's folders under ``root`` belong to.
+
+    The environment tells; a command line does not, for those of Flower's own children name no folder.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("FLWR_HOME", "").startswith(str(root)):
+                found.append(process)
+    return found
+
+
 def within(seconds: float, done: Any) -> bool:  # noqa: ANN401
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -128,6 +141,7 @@ class Story:
     left_after_stop: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
     left_after_kill: list[str] = field(default_factory=list)
+    seen_at_end: list[str] = field(default_factory=list)
     left_after_end: list[str] = field(default_factory=list)
     courier_logs: str = ""
 
@@ -174,9 +188,9 @@ def played(story: Story, root: Path, home: ServerHome) -> Story:
             story.stranger_ended, story.stranger_log = within(20, lambda: _ended(stranger)), stranger.log.read_text()
             _come_and_go(story, root, control, children["due"])
             _stop(story, control, server)
-            seen = [p for child in children.values() if not _ended(child) for p in descendants(child.pid or 0)]
             _kill(story, control, server)
-        story.left_after_end = [] if within(15, lambda: not alive(seen)) else alive(seen)
+            story.seen_at_end = alive(of_home(root))
+    story.left_after_end = [] if within(15, lambda: not alive(of_home(root))) else alive(of_home(root))
     story.courier_logs = "".join((root / f"{name}.log").read_text() for name in children)
     return story
 
@@ -303,5 +317,7 @@ def test_a_server_killed_mid_run_leaves_no_process(story: Story) -> None:
     assert story.left_after_kill == []
 
 
-def test_stopping_a_supernode_ends_what_it_started(story: Story) -> None:
+def test_at_the_end_no_process_of_the_federation_is_left(story: Story) -> None:
+    assert story.seen_at_end.count("flower-supernode") == 3  # the test would see them
+    assert story.seen_at_end.count("flower-superexec") == 3
     assert story.left_after_end == []
