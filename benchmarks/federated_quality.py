@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.data.is_dir():
         sys.exit(f"no drawings at {args.data}: name a folder of folders with --data")
-    rounds, pictures = (4, 40) if args.quick else (args.rounds, 200)
+    rounds, pictures = (4, 40) if args.quick else (args.rounds, 100)
     settings = quality_settings(rounds, args.steps, args.seed)
     base = load_base()
     studios = [_studio(base, folder) for folder in sorted(args.data.iterdir()) if folder.is_dir()]

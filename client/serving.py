@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -13,6 +14,7 @@ import torch
 
 from client.agent import AgentService, SiteAgent, serve
 from client.cache import kept
+from client.courier_process import install
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
 from client.settings import SiteSettings
@@ -75,7 +77,9 @@ def _supernode(home: SiteHome, settings: SiteSettings) -> ChildProcess:
         "--node-config", f'agent-socket="{home.socket}"',
         "--port", str(_free_port()),
     ]  # fmt: skip
-    return ChildProcess("supernode", command, home.root / "supernode.log", flower_environment(home.flower))
+    environment = flower_environment(home.flower)
+    environment["PATH"] = os.pathsep.join([str(install(home.flower / "programs")), environment["PATH"]])
+    return ChildProcess("supernode", command, home.root / "supernode.log", environment)
 
 
 def _free_port() -> int:

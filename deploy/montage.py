@@ -20,7 +20,8 @@ def write_montage(file: Path, galleries: Sequence[SiteGallery]) -> None:
     rows = [_row(g) for g in galleries]
     line = np.full((_GAP // 2, rows[0].shape[1], 3), 255, np.uint8)
     picture = Image.fromarray(np.vstack([part for row in rows for part in (row, line)][:-1]))
-    picture.resize((picture.width * 3 // 2, picture.height * 3 // 2), Image.Resampling.LANCZOS).save(file, optimize=True)
+    larger = picture.resize((picture.width * 3 // 2, picture.height * 3 // 2), Image.Resampling.LANCZOS)
+    larger.save(file, optimize=True)
 
 
 def _row(gallery: SiteGallery) -> NDArray[np.uint8]:

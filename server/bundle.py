@@ -1,8 +1,7 @@
 """Runs carry no code. What is submitted to Flower names the ServerApp and ClientApp that are installed, and no more.
 
-So a site executes what it installed and audited. That is a promise of this server, not of Flower: ``flwr-clientapp``
-unpacks whatever bundle it is sent and puts that folder first on ``sys.path``, so a server that breaks the promise has
-its code run in the SuperNode's account. What must hold against such a server has to be out of that account's reach.
+So a site executes what it installed and audited. Flower itself would run whatever ClientApp a bundle brings; a site
+keeps the promise on its own, with its own ``flwr-clientapp`` (``client/courier_process.py``), whatever a server sends.
 """
 
 from __future__ import annotations
