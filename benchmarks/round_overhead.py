@@ -42,6 +42,7 @@ from benchmarks.reporting import Bar, finish, table
 from client.agent import AgentService, SiteAgent, serve
 from client.settings import SiteSettings
 from client.settling import join
+from client.supernode import supernode
 from client.training import trained_part
 from client.work import Answer, Bench
 from common.adapter_schema import AdapterSchema, LoraModule
@@ -160,12 +161,7 @@ def run_idle_site(home: SiteHome) -> None:
     listening = serve(AgentService(agent, lambda: pb.Status(site=settings.name)), home.socket)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    command = [
-        program("flower-supernode"), "--superlink", settings.server, "--root-certificates",
-        str(home.authority_certificate), "--auth-supernode-private-key", str(home.supernode_key),
-        "--node-config", f'agent-socket="{home.socket}"', "--port", str(free_port()),
-    ]  # fmt: skip
-    with Supervisor([ChildProcess("supernode", command, home.root / "node.log", flower_environment(home.flower))]) as s:
+    with Supervisor([supernode(home, settings.server)]) as s:
         s.watch(stop)
     listening.stop(grace=1).wait()
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import socket
 import threading
 from functools import partial
 from pathlib import Path
@@ -14,16 +12,15 @@ import torch
 
 from client.agent import AgentService, SiteAgent, serve
 from client.cache import kept
-from client.courier_process import install
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
 from client.settings import SiteSettings
+from client.supernode import supernode
 from client.work import Bench
 from common.errors import DrawingsError, HomeError
 from common.models import Base, load_base
 from common.paths import SiteHome
-from common.processes import ChildProcess, Supervisor, flower_environment
-from common.programs import program
+from common.processes import Supervisor
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
 from security.identity import Identity, Peer, Roster
@@ -61,33 +58,11 @@ def run_site(home: SiteHome) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        with Supervisor([_supernode(home, settings)]) as supervisor:
+        with Supervisor([supernode(home, settings.server)]) as supervisor:
             supervisor.watch(stop)
     finally:
         server.stop(grace=1).wait()
         home.socket.unlink(missing_ok=True)
-
-
-def _supernode(home: SiteHome, settings: SiteSettings) -> ChildProcess:
-    command = [
-        program("flower-supernode"),
-        "--superlink", settings.server,
-        "--root-certificates", str(home.authority_certificate),
-        "--auth-supernode-private-key", str(home.supernode_key),
-        "--node-config", f'agent-socket="{home.socket}"',
-        "--port", str(_free_port()),
-    ]  # fmt: skip
-    environment = flower_environment(home.flower)
-    environment["PATH"] = os.pathsep.join([str(install(home.flower / "programs")), environment["PATH"]])
-    return ChildProcess("supernode", command, home.root / "supernode.log", environment)
-
-
-def _free_port() -> int:
-    """Return a port for the SuperNode's own Runtime API: with its default only one could run on a machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def _encoded(home: SiteHome, base: Base, drawings: Drawings, settings: SiteSettings) -> tuple[TrainingSet, TrainingSet]:
