@@ -48,7 +48,7 @@ def main() -> None:
         "--quick", action="store_true", help="few rounds and few pictures: minutes, and only a direction"
     )
     parser.add_argument("--data", type=Path, default=DATA, help="a folder of folders of drawings, one a site")
-    parser.add_argument("--rounds", type=int, default=18)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -93,7 +93,7 @@ class Row:
 
 def _studio(base: Base, folder: Path) -> Studio:
     found = load_drawings(folder, DrawingSettings(size=base.pixels))
-    site = SimulatedSite(folder.name, encode(base, found.train), encode(base, found.held_out))
+    site = SimulatedSite(folder.name.replace("_", "-"), encode(base, found.train), encode(base, found.held_out))
     return Studio(site, [d.caption for d in found.held_out], np.stack([d.pixels for d in found.held_out]))
 
 
