@@ -68,7 +68,7 @@ def demo_run(rounds: int, seed: int, base: str, sites: int | None) -> dict[str, 
 
 
 DEMO_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")
-"""Attention, feed-forward and convolution layers: twice the adapter of attention alone, and much more of a new style."""
+"""Attention, feed-forward and convolution layers: twice the adapter of attention alone, and more of a new style."""
 
 
 def _summary(console: Console, result: dict[str, object]) -> None:
