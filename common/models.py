@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -276,10 +275,3 @@ def _frozen_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _first_line(cause: BaseException) -> str:
     text = str(cause).strip()
     return text.splitlines()[0][:200] if text else type(cause).__name__
-
-
-def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return what a report says about where training ran."""
-    if device.type == "cuda":
-        return {"device": torch.cuda.get_device_name(device), "count": torch.cuda.device_count()}
-    return {"device": "cpu", "count": torch.get_num_threads()}

@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from client.agent import is_alive
 from client.settings import SiteSettings
 from client.settling import join, settle
-from common.errors import HomeError, ProcessError
+from common.errors import HomeError
 from common.paths import ServerHome, SiteHome
 from common.processes import ChildProcess, Supervisor
 from deploy.studios import StudioFolder
@@ -97,7 +96,7 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
     supervisor.start(
         _bottega("server", "server", "start", "--home", str(server.root), log=premises.root / "server" / "server.log")
     )
-    _wait(supervisor, "the server", server.ports.exists)
+    supervisor.wait("the server", server.ports.exists, START_S)
 
 
 def start_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[StudioFolder]) -> None:
@@ -121,7 +120,7 @@ def wait_for_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[S
     """
     for studio in sites:
         socket = premises.site(studio.name).socket
-        _wait(supervisor, f"site {studio.name}", partial(is_alive, socket))
+        supervisor.wait(f"site {studio.name}", partial(is_alive, socket), START_S)
 
 
 _UNKNOWN = "127.0.0.1:0"
@@ -139,15 +138,6 @@ def _site_settings(studio: StudioFolder, base: str, sites: int) -> SiteSettings:
 def _bottega(name: str, *words: str, log: Path) -> ChildProcess:
     # -P: a folder called `common` where the demo happens to be run must not be imported in place of ours.
     return ChildProcess(name, [sys.executable, "-P", "-m", "deploy.cli", *words], log)
-
-
-def _wait(supervisor: Supervisor, what: str, ready: Callable[[], bool]) -> None:
-    patience = time.monotonic() + START_S
-    while not ready():
-        supervisor.check()
-        if time.monotonic() > patience:
-            raise ProcessError(f"{what} did not come up in {START_S:.0f} s")
-        time.sleep(0.1)
 
 
 def _refuse_running(marker: Path) -> None:
