@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 
-from client.courier_process import install
+from client.superexec_process import install
 from common.paths import SiteHome
 from common.processes import ChildProcess, flower_environment
 

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.adapter_schema import AdapterSchema
 from common.errors import BottegaError, RunError
+from common.flower_pace import quicken_pulls
 from common.paths import ServerHome
 from common.settings import RunSettings, parse_json
 from server.house import open_house
@@ -28,6 +29,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the run that the run configuration names."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    quicken_pulls()
     home = _home()
     store = Store(home.database)
     run_id = str(context.run_config["run"])

@@ -1,7 +1,7 @@
 """Runs carry no code. What is submitted to Flower names the ServerApp and ClientApp that are installed, and no more.
 
 So a site executes what it installed and audited. Flower itself would run whatever ClientApp a bundle brings; a site
-keeps the promise on its own, with its own ``flwr-clientapp`` (``client/courier_process.py``), whatever a server sends.
+keeps the promise on its own, whatever a server sends: its ``flower-superexec`` is ``client/superexec_process.py``.
 """
 
 from __future__ import annotations

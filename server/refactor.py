@@ -1,7 +1,10 @@
 """Re-factoring the products B·A by singular value decomposition, without ever forming one.
 
-A module's product is out x in; its factors are out x r and r x in with r far smaller. So everything is done on
-QR decompositions of the factors and on one r x r matrix (or, when sites are merged, sum of ranks squared).
+A module's product is out x in; its factors are out x r and r x in with r far smaller. With A = L Q (Q's rows
+orthonormal) the product is C Q, C = B L is out x r, and C's singular values and right vectors are those of the product.
+They come from the eigenvectors of the r x r matrix C'C (when sites are merged, r is the sum of their ranks). Squaring
+blurs directions whose singular value is below 1e-8 of the largest; which of them is which does not matter, since any
+rotation of the basis leaves the product alone, and what a cut loses by it is less than float32 rounds away.
 
 Everything is computed in float64 and returned in float32. Signs are fixed, so one machine with one LAPACK gives the
 same bytes each time; two machines may differ in the last bits, and then still in no product by more than rounding.
@@ -77,18 +80,16 @@ def refresh(adapter: Adapter) -> Refreshed:
     Raises:
         AdapterError: A rank is larger than the module's inputs.
     """
-    modules, bases = [], []
+    fresh, bases = _Blank(adapter.schema), []
     for module, a, b in _matrices(adapter):
         _fits_rows(module, module.rank)
-        q, r = np.linalg.qr(a.T)
-        _, core = np.linalg.qr(b)
-        v = np.linalg.svd(core @ r.T, full_matrices=True)[2]
-        rows = v @ q.T
-        signs = _signs(rows)
-        basis = r.T @ (v.T * signs)
-        modules.append((rows * signs[:, None], b @ basis))
+        rows, lower = _orthonormal_rows(a)
+        v = _right_vectors(b @ lower)
+        signs = _signs(v.T @ rows)
+        basis = lower @ (v * signs)
+        fresh.set(module, (v * signs).T @ rows, b @ basis)
         bases.append(basis)
-    return Refreshed(_adapter(adapter.schema, modules), tuple(bases))
+    return Refreshed(fresh.adapter, tuple(bases))
 
 
 def merge_ranks(updates: Sequence[tuple[int, Adapter]], schema: AdapterSchema) -> Adapter:
@@ -115,13 +116,13 @@ def merge_ranks(updates: Sequence[tuple[int, Adapter]], schema: AdapterSchema) -
     if any(adapter.schema.with_rank(1) != schema.with_rank(1) for _, adapter in updates):
         raise AdapterError("adapters of different modules cannot be merged")
     weights = [weight / total for weight, _ in updates]
-    merged = []
+    merged = _Blank(schema)
     for module, *factors in zip(schema.modules, *(_matrices(adapter) for _, adapter in updates), strict=True):
         _fits_rows(module, module.rank)
         a = np.concatenate([a for _, a, _ in factors])
         b = np.concatenate([weight * b for weight, (_, _, b) in zip(weights, factors, strict=True)], axis=1)
-        merged.append(_cut(a, b, module.rank))
-    return _adapter(schema, merged)
+        merged.set(module, *_cut(a, b, module.rank))
+    return merged.adapter
 
 
 def _cut(a: Matrix, b: Matrix, rank: int) -> tuple[Matrix, Matrix]:
@@ -131,15 +132,23 @@ def _cut(a: Matrix, b: Matrix, rank: int) -> tuple[Matrix, Matrix]:
         chance = np.random.Generator(np.random.Philox(rank))
         a = np.concatenate([a, chance.standard_normal((short, a.shape[1]))])
         b = np.concatenate([b, np.zeros((len(b), short))], axis=1)
-    right, r = np.linalg.qr(a.T)
-    left, core = np.linalg.qr(b)
-    u, s, v = np.linalg.svd(core @ r.T, full_matrices=True)
-    rows = v[:rank] @ right.T
-    signs = _signs(rows)
-    columns = np.zeros((len(b), rank))
-    kept = min(rank, len(s))
-    columns[:, :kept] = left @ (u[:, :kept] * s[:kept])
-    return rows * signs[:, None], columns * signs
+    rows, lower = _orthonormal_rows(a)
+    columns = b @ lower
+    v = _right_vectors(columns)[:, :rank]
+    v *= _signs(v.T @ rows)
+    return v.T @ rows, columns @ v
+
+
+def _orthonormal_rows(a: Matrix) -> tuple[Matrix, Matrix]:
+    """Return (Q, L) with ``a = L Q`` and orthonormal rows in Q; a has no more rows than columns."""
+    q, r = np.linalg.qr(a.T)
+    return q.T, r.T
+
+
+def _right_vectors(c: Matrix) -> Matrix:
+    """Return the right singular vectors of c [m, n] as the columns of an orthogonal [n, n], largest value first."""
+    v: Matrix = np.linalg.eigh(c.T @ c)[1]
+    return v[:, ::-1]
 
 
 def _signs(rows: Matrix) -> Matrix:
@@ -160,10 +169,18 @@ def _matrices(adapter: Adapter) -> Iterator[tuple[LoraModule, Matrix, Matrix]]:
         )
 
 
-def _adapter(schema: AdapterSchema, factors: list[tuple[Matrix, Matrix]]) -> Adapter:
-    a = np.concatenate([a.reshape(-1) for a, _ in factors]).astype(np.float32)
-    b = np.concatenate([b.reshape(-1) for _, b in factors]).astype(np.float32)
-    return Adapter(schema, a, b)
+class _Blank:
+    """An adapter that is filled in module by module."""
+
+    def __init__(self, schema: AdapterSchema) -> None:
+        a, b = np.empty(schema.numel("A"), np.float32), np.empty(schema.numel("B"), np.float32)
+        self.adapter = Adapter(schema, a, b)
+        self._a, self._b = schema.views(a, "A"), schema.views(b, "B")
+
+    def set(self, module: LoraModule, a: Matrix, b: Matrix) -> None:
+        """Write the factors of one module."""
+        for view, matrix in ((self._a[module.a.name], a), (self._b[module.b.name], b)):
+            view[...] = matrix.reshape(view.shape)
 
 
 def _fits_rows(module: LoraModule, rank: int) -> None:
