@@ -20,7 +20,6 @@ import torch
 from benchmarks.reporting import Bar, finish, table
 from client.dataset import encode
 from client.drawings import DrawingSettings, load_drawings
-from client.training import trained_part
 from common.adapters import pack
 from common.models import Base, load_base
 from common.settings import Encoding, RunSettings, TrainingSettings
@@ -77,7 +76,7 @@ def _measured(base: Base, sites: list[SimulatedSite], settings: RunSettings, enc
     simulation = Simulation(base, sites, settings)
     before = losses(base, simulation.state.adapter, sites, settings)["mean"]
     after = losses(base, simulation.run(), sites, settings)["mean"]
-    part = trained_part(settings.lora)
+    part = settings.lora.trained
     zeros = np.zeros(simulation.schema.numel(part), np.float32)
     return Row(encoding, len(pack(zeros, simulation.schema, part, encoding)), before, after)
 

@@ -43,7 +43,6 @@ from client.agent import AgentService, SiteAgent, serve
 from client.settings import SiteSettings
 from client.settling import join
 from client.supernode import supernode
-from client.training import trained_part
 from client.work import Answer, Bench
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack, unpack
@@ -146,7 +145,7 @@ class EchoBench(Bench):
         unpack(open_body(), schema, "both")
         if task.work == pb.WORK_EVALUATE:
             return Answer(pb.Update(examples=1), b"")
-        part = trained_part(terms.lora)
+        part = terms.lora.trained
         delta = np.full(schema.numel(part), UPDATE_VALUE, np.float32)
         return Answer(pb.Update(examples=1), pack(delta, schema, part, terms.encoding, number))
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from client.dataset import TrainingSet
-from common.adapter_schema import Adapter, Part
+from common.adapter_schema import Adapter
 from common.errors import TrainingError
 from common.models import Base, load_adapter, read_factors, trained_parameters
 from common.settings import LoraSettings, TrainingSettings
@@ -45,11 +45,6 @@ class TrainingResult:
     seconds: float
 
 
-def trained_part(lora: LoraSettings) -> Part:
-    """Return which factors an update holds."""
-    return "B" if lora.method == "ffa" else "both"
-
-
 def train(
     base: Base, adapter: Adapter, data: TrainingSet, lora: LoraSettings, settings: TrainingSettings, seed: int
 ) -> TrainingResult:
@@ -73,10 +68,9 @@ def train(
         raise TrainingError("there is no drawing to train on", got="0 drawings", expected="at least 1")
     began = time.monotonic()
     load_adapter(base.unet, adapter)
-    part = trained_part(lora)
-    before = read_factors(base.unet, part)
+    before = read_factors(base.unet, lora.trained)
     losses = list(_steps(base, data, settings, seed))
-    delta = read_factors(base.unet, part) - before
+    delta = read_factors(base.unet, lora.trained) - before
     if not np.isfinite(delta).all() or not all(map(math.isfinite, losses)):
         raise TrainingError("training diverged", got="a loss that is not finite", expected="a smaller learning rate")
     return TrainingResult(delta, float(np.mean(losses)), len(data), time.monotonic() - began)

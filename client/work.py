@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from client.dataset import TrainingSet
 from client.policy import HouseRules, check_rules
-from client.training import held_out_loss, train, trained_part
+from client.training import held_out_loss, train
 from common.adapter_schema import Adapter, AdapterSchema, split
 from common.adapters import pack, unpack
 from common.errors import AdapterError, BaseModelError
@@ -95,7 +95,7 @@ class Bench:
         seed = _own_seed(task.seed, number, self._site)
         done = train(self._base, adapter, self._training, terms.lora, terms.training, seed)
         metrics["training_loss"] = done.loss
-        body = pack(done.delta, schema, trained_part(terms.lora), terms.encoding, seed)
+        body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
         return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds), body)
 
 

@@ -23,6 +23,12 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+NO_OPTIMISER_FOR_BOTH = (
+    'the server optimiser steps in B\'s coordinates, which `method = "both"` has none of: '
+    "leave `optimiser`, `momentum` and `server_learning_rate` as they are"
+)
+
+
 class Settings(BaseModel):
     """Base of all settings."""
 
@@ -44,6 +50,11 @@ class LoraSettings(Settings):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Ends of module names inside the U-Net."""
+
+    @property
+    def trained(self) -> Literal["B", "both"]:
+        """Which factors sites train, and so what an update holds."""
+        return "B" if self.method == "ffa" else "both"
 
 
 class TrainingSettings(Settings):
@@ -74,7 +85,7 @@ class TrainingSettings(Settings):
 class AggregationSettings(Settings):
     """How the server turns the admitted updates of a round into the next adapter."""
 
-    example_cap: Positive = 1000
+    example_cap: Annotated[int, Field(gt=0, le=2**28)] = 1000
     """A site's weight is the smaller of this and the examples it reports: the report is not to be trusted far."""
     norm_bound: Annotated[float, Field(gt=0.0)] = 100.0
     """Largest L2 norm of an update that is admitted."""
@@ -84,6 +95,11 @@ class AggregationSettings(Settings):
     """Server optimiser (FedOpt, arXiv 2003.00295)."""
     server_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @property
+    def takes_the_mean(self) -> bool:
+        """Whether the mean update is added as it is (plain FedAvg)."""
+        return self.optimiser == "sgd" and self.momentum == 0 and self.server_learning_rate == 1
 
 
 class RoundTerms(Settings):
@@ -115,6 +131,12 @@ class RunSettings(Settings):
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     aggregation: AggregationSettings = AggregationSettings()
+
+    @model_validator(mode="after")
+    def _optimiser_has_coordinates(self) -> Self:
+        if self.lora.method == "both" and not self.aggregation.takes_the_mean:
+            raise ValueError(NO_OPTIMISER_FOR_BOTH)
+        return self
 
     @property
     def terms(self) -> RoundTerms:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.dataset import TrainingSet
-from client.training import TrainingResult, held_out_loss, train, trained_part
+from client.training import TrainingResult, held_out_loss, train
 from common.adapter_schema import Adapter, AdapterSchema
 from common.adapters import pack
 from common.models import Base, attach_lora
@@ -79,7 +79,7 @@ class Simulation:
     def _carried(self, site: str, number: int, done: TrainingResult, seed: int) -> AdmittedUpdate:
         """Seal an update as the site would, and admit it as the server would."""
         settings, keys, now = self._settings, self._keys[site], int(time.time() * 1000)
-        part = trained_part(settings.lora)
+        part = settings.lora.trained
         body = seal_body(pack(done.delta, self.schema, part, settings.encoding, seed))
         task = seed.to_bytes(16, "big")
         letter = seal_letter(

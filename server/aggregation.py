@@ -15,7 +15,7 @@ from typing import Literal
 
 from common.adapters import Adapter, split
 from common.errors import AggregationError
-from common.settings import AggregationSettings
+from common.settings import NO_OPTIMISER_FOR_BOTH, AggregationSettings
 from security.admission import AdmittedUpdate
 from server import optimiser
 from server.mean import WeightedMean, capped_weight
@@ -70,12 +70,8 @@ def _federated_b(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]
 
 def _merged(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
     settings, start = this.settings, state.adapter
-    if settings.optimiser != "sgd" or settings.momentum or settings.server_learning_rate != 1:
-        raise AggregationError(
-            'the server optimiser steps in B\'s coordinates, which `method = "both"` has none of',
-            got=f"{settings.optimiser}, momentum {settings.momentum}, rate {settings.server_learning_rate}",
-            expected="sgd, momentum 0, rate 1",
-        )
+    if not settings.takes_the_mean:
+        raise AggregationError(NO_OPTIMISER_FOR_BOTH)
     products = []
     for update in sorted(updates, key=lambda update: update.site):
         change = split(start.schema, update.delta)

@@ -191,7 +191,6 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _terms(self, number: int, work: pb.Work.ValueType, site: Peer, nonce: bytes) -> Terms:
         settings = self._run.settings
-        part = None if work == pb.WORK_EVALUATE else "B" if settings.lora.method == "ffa" else "both"
         return Terms(
             server=self._run.house.identity,
             site=site,
@@ -199,7 +198,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             round_number=number,
             task_nonce=nonce,
             schema=self._run.schema,
-            part=part,  # type: ignore[arg-type]
+            part=None if work == pb.WORK_EVALUATE else settings.lora.trained,
             encoding=settings.encoding,
             norm_bound=settings.aggregation.norm_bound,
             closes_at_ms=int((self._opened + settings.deadline_s) * 1000),

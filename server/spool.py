@@ -6,7 +6,6 @@ They stay ciphertext there, and memory does not grow with the number of sites.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +47,6 @@ class Spool:
             raise RunError("a spooled answer cannot be read", got=type(cause).__name__) from cause
         end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "big")
         return bytes(data[_LENGTH_BYTES:end]), data[end:]
-
-    def sites(self) -> Iterator[str]:
-        """Yield the names of the sites whose answers are kept, in order."""
-        for file in sorted(self.folder.glob("*.sealed")):
-            yield file.stem
 
     def clear(self) -> None:
         """Remove what is kept."""

@@ -54,3 +54,14 @@ def test_a_toml_file_that_is_no_toml_is_an_error(tmp_path: Path) -> None:
 def test_a_batch_that_no_memory_holds_is_refused() -> None:
     with pytest.raises(SettingsError, match="65536"):
         parse(TrainingSettings, {"batch": 65_536, "accumulate": 2}, "task")
+
+
+@pytest.mark.parametrize("chosen", [{"optimiser": "adam"}, {"momentum": 0.5}, {"server_learning_rate": 0.5}])
+def test_a_server_optimiser_with_both_factors_is_refused_before_the_run_starts(chosen: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match="which `method = \"both\"` has none of"):
+        parse(RunSettings, {"lora": {"method": "both"}, "aggregation": chosen}, "the run")
+
+
+def test_a_cap_whose_weights_would_not_be_exact_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"aggregation.example_cap.*less than or equal to 268435456"):
+        parse(RunSettings, {"aggregation": {"example_cap": 2**28 + 1}}, "the run")

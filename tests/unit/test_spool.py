@@ -37,12 +37,6 @@ def test_files_are_for_their_owner_alone(spool: Spool) -> None:
     assert stat.S_IMODE((spool.folder / "rossi.sealed").stat().st_mode) == 0o600
 
 
-def test_sites_are_named_in_order_whatever_the_order_of_arrival(spool: Spool) -> None:
-    for site in ("verdi", "bianchi", "rossi"):
-        spool.keep(site, b"l", b"b")
-    assert [*spool.sites()] == ["bianchi", "rossi", "verdi"]
-
-
 def test_clearing_removes_the_folder_and_may_be_done_again(spool: Spool) -> None:
     spool.keep("rossi", b"l", b"b")
     spool.clear()
