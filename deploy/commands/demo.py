@@ -25,7 +25,7 @@ def demo(
     sites: Annotated[
         int | None, typer.Option(min=1, help="How many sites take part; 4, or every folder of --data.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 14,
     seed: Annotated[int, typer.Option(min=0, help="Decides drawings, batches and noise.")] = 0,
     base: Annotated[
         str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit on the hub.")
@@ -62,8 +62,9 @@ def demo_run(rounds: int, seed: int, base: str, sites: int | None) -> dict[str, 
         "seed": seed,
         "base": base,
         "quorum": 1 if sites == 1 else 2,
-        "lora": {"targets": DEMO_TARGETS},
-        "training": {"steps": 10},
+        "lora": {"targets": DEMO_TARGETS, "rank": 32},
+        "training": {"steps": 7, "learning_rate": 5e-3},
+        "aggregation": {"momentum": 0.3},
     }
 
 
