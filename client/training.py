@@ -85,7 +85,7 @@ def _steps(base: Base, data: TrainingSet, settings: TrainingSettings, seed: int)
         cpu=base.device.type == "cpu",
     )
     parameters = trained_parameters(base.unet)
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     base.unet.train()
     for _ in range(settings.steps):
         total = 0.0
