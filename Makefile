@@ -31,7 +31,7 @@ check: lint test  ## What CI runs
 proto: install  ## Generate the wire records again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. \
 		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
-		common/proto/bottega.proto
+		common/proto/*.proto
 
 readme: install  ## Write the live --help into the README's help blocks
 	$(BIN)/python -m tests.unit.readme_help --write

@@ -41,7 +41,7 @@ from benchmarks.aggregation import attention_schema
 from benchmarks.reporting import Bar, finish, table
 from client.agent import AgentService, SiteAgent, serve
 from client.settings import SiteSettings
-from client.settling import join
+from client.settling import join, known_roster
 from client.supernode import supernode
 from client.work import Answer, Bench
 from common.adapter_schema import AdapterSchema, LoraModule
@@ -54,10 +54,11 @@ from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, RoundTerms, RunSettings, TrainingSettings, parse_json, read_toml
 from deploy.federation import Premises, prepare, start_server, wait_for_sites
 from deploy.studios import StudioFolder
-from security.identity import Identity, Roster
+from security.identity import Identity
 from security.names import Role, SpiffeId
 from server.bundle import submit_run
-from server.serving import read_ports
+from server.house import open_house
+from server.ports import read_ports
 from server.store import Store
 
 NODES = ("uno", "due")
@@ -155,8 +156,7 @@ def run_idle_site(home: SiteHome) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_toml(SiteSettings, home.settings)
     identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
-    server = next(peer for peer in Roster.load(home.roster) if peer.id.role is Role.SERVER)
-    agent = SiteAgent(identity, server, EchoBench(), home.nonces)
+    agent = SiteAgent(identity, known_roster(home).server.peer, EchoBench(), home.nonces)
     listening = serve(AgentService(agent, lambda: pb.Status(site=settings.name)), home.socket)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -189,7 +189,8 @@ def _run_settings(method: Literal["both", "ffa"], rounds: int) -> RunSettings:
 
 def _start_idle_site(premises: Premises, supervisor: Supervisor, name: str) -> None:
     home = premises.site(name)
-    join(home, Roster.load(premises.server.roster), premises.server.authority_certificate.read_bytes())
+    server, roster = open_house(premises.server).identity.peer, premises.server.roster.read_bytes()
+    join(home, server, roster, premises.server.authority_certificate.read_bytes())
     address = f"127.0.0.1:{read_ports(premises.server)['fleet']}"
     home.settings.write_text(home.settings.read_text("utf-8").replace("127.0.0.1:0", address), "utf-8")
     command = [sys.executable, "-P", "-m", "benchmarks.round_overhead", "site", str(home.root)]

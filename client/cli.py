@@ -37,6 +37,27 @@ def start(home: Home = Path("site")) -> None:
 
 
 @site_app.command()
+def join(
+    token: Annotated[str, typer.Argument(help="The invitation, as the operator gave it.")],
+    data: Annotated[Path, typer.Option(help="The folder of drawings.")],
+    home: Home = Path("site"),
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the operator's decision.")] = 3600,
+) -> None:
+    """Join a federation: make this site's keys, ask, wait for the operator, and settle in.
+
+    Cut off at any moment, the same command goes on where it stood.
+    """
+    from client.joining import join_federation
+
+    def tell(words: str) -> None:
+        typer.echo(words, err=True)
+
+    settings = join_federation(SiteHome(home.absolute()), token, str(data.absolute()), wait, tell)
+    typer.echo(f"{settings.name} belongs to {settings.federation}; its home is {home}")
+    typer.echo(f"\nNext: bottega site start --home {home}", err=True)
+
+
+@site_app.command()
 def status(
     home: Home = Path("site"),
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

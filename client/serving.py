@@ -15,6 +15,7 @@ from client.cache import kept
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
 from client.settings import SiteSettings
+from client.settling import known_roster
 from client.supernode import supernode
 from client.work import Bench
 from common.errors import DrawingsError, HomeError
@@ -23,7 +24,7 @@ from common.paths import SiteHome
 from common.processes import Supervisor
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
-from security.identity import Identity, Peer, Roster
+from security.identity import Identity, Peer
 from security.names import Role, SpiffeId
 
 log = logging.getLogger("bottega.site")
@@ -33,7 +34,8 @@ def run_site(home: SiteHome) -> None:
     """Serve a site until SIGTERM or SIGINT.
 
     Raises:
-        HomeError: There is no site in this folder.
+        HomeError: There is no site in this folder, or its roster is of another federation.
+        IdentityError: A key is missing or damaged, or the site has not joined.
         DrawingsError: There is nothing to train on.
         BaseModelError: The base cannot be loaded.
         ProcessError: The SuperNode died.
@@ -77,10 +79,10 @@ def _encoded(home: SiteHome, base: Base, drawings: Drawings, settings: SiteSetti
 
 
 def _server(home: SiteHome, settings: SiteSettings) -> Peer:
-    servers = [peer for peer in Roster.load(home.roster) if peer.id.role is Role.SERVER]
-    if len(servers) != 1 or servers[0].id.federation != settings.federation:
-        raise HomeError("the roster does not name one server of this federation", got=len(servers), expected=1)
-    return servers[0]
+    roster = known_roster(home)
+    if roster.federation != settings.federation:
+        raise HomeError("the roster is of another federation", got=roster.federation, expected=settings.federation)
+    return roster.server.peer
 
 
 def _status(settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench) -> pb.Status:

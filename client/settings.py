@@ -17,6 +17,8 @@ class SiteSettings(Settings):
     name: str
     server: str
     """Host and port of the server's fleet address, such as ``server.example:8440``."""
+    registry: str | None = None
+    """Host and port of the server's registry, such as ``server.example:8441``."""
     data: str
     """The folder of drawings."""
     base: str = EMBEDDED_BASE

@@ -10,14 +10,31 @@ import tomli_w
 from client.settings import SiteSettings
 from common.errors import HomeError
 from common.paths import SiteHome
+from security.enrolment import MemberKeys, Newcomer
 from security.files import PUBLIC, replace, write_new
-from security.identity import Identity, Peer, Roster
-from security.keys import create_supernode_key
+from security.identity import Peer
 from security.names import Role, SpiffeId
+from security.roster import Roster
+from security.succession import keep_roster, load_roster
 
 
-def settle(home: SiteHome, settings: SiteSettings) -> Peer:
-    """Make a site's home and keys, which never leave it, and return the public half.
+def make_keys(home: SiteHome, site: SpiffeId) -> MemberKeys:
+    """Make a site's folders and keys, which never leave it, or go on where making them was interrupted.
+
+    Raises:
+        HomeError: The folders cannot be made.
+        IdentityError: A key that is there is damaged or open to others, or a file cannot be written.
+    """
+    try:
+        for folder in (home.root, home.keys, home.flower, home.cache):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise HomeError("the site's home cannot be made", got=problem.strerror, expected="leave to write") from None
+    return MemberKeys.create(home.keys, site)
+
+
+def settle(home: SiteHome, settings: SiteSettings) -> Newcomer:
+    """Make a site's home and keys, and return the public half of the keys.
 
     Raises:
         HomeError: A site already lives in this folder; nothing of it is touched.
@@ -25,25 +42,41 @@ def settle(home: SiteHome, settings: SiteSettings) -> Peer:
     """
     if home.settings.exists():
         raise HomeError("a site already lives in this folder", got=str(home.root), expected="an empty folder")
-    for folder in (home.root, home.keys, home.flower, home.cache):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = Identity.generate(SpiffeId(settings.federation, Role.SITE, settings.name))
-    identity.save(home.keys)
-    create_supernode_key(home.supernode_key)
-    # From this moment on tasks are believed; what was sealed before cannot have been for this site.
-    begun = {"horizon_ms": int(time.time() * 1000), "nonces": []}
-    write_new(home.nonces, json.dumps(begun).encode(), error=HomeError)
+    keys = make_keys(home, SpiffeId(settings.federation, Role.SITE, settings.name))
+    if not home.nonces.exists():
+        # From this moment on tasks are believed; what was sealed before cannot have been for this site.
+        begun = {"horizon_ms": int(time.time() * 1000), "nonces": []}
+        write_new(home.nonces, json.dumps(begun).encode(), error=HomeError)
+    # Last: its presence says that the home is whole.
     write_new(
         home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError
     )
-    return identity.peer
+    return keys.public
 
 
-def join(home: SiteHome, roster: Roster, authority: bytes) -> None:
-    """Keep the federation's roster and its authority's certificate (PEM).
+def join(home: SiteHome, server: Peer, roster: bytes, authority: bytes) -> None:
+    """Keep what the site was told of the federation. Doing it twice with the same does nothing.
+
+    Args:
+        home: The site's.
+        server: The federation's server; pinned for good, whatever it rotates to.
+        roster: As the server signed it.
+        authority: The certificate of the federation's authority, PEM.
 
     Raises:
+        IdentityError: Another server is pinned already, or the roster is not the server's or may not follow on the
+            one that is kept.
         HomeError: A file cannot be written.
     """
-    roster.save(home.roster)
+    server.pin(home.pinned_server)
+    keep_roster(home.roster, roster, server)
     replace(home.authority_certificate, [authority], error=HomeError, mode=PUBLIC)
+
+
+def known_roster(home: SiteHome) -> Roster:
+    """Return the roster that the site accepted last; its ``server`` has the keys that tasks are signed with.
+
+    Raises:
+        IdentityError: The site has not joined, or the roster is not of the server that was pinned.
+    """
+    return load_roster(home.roster, Peer.pinned(home.pinned_server))

@@ -37,13 +37,13 @@ class ServerHome:
 
     @property
     def roster(self) -> Path:
-        """Who belongs to the federation."""
-        return self.root / "roster.json"
+        """Who belongs to the federation, as the server signed it last."""
+        return self.root / "roster.signed"
 
     @property
-    def supernodes(self) -> Path:
-        """The sites' SuperNode public keys, one ``<site>.pub`` each."""
-        return self.root / "supernodes"
+    def roster_lock(self) -> Path:
+        """Held by whoever makes the next roster, so that no two have one version."""
+        return self.root / "roster.lock"
 
     @property
     def database(self) -> Path:
@@ -95,6 +95,11 @@ class SiteHome:
         return self.root / "keys"
 
     @property
+    def certificate(self) -> Path:
+        """The site's own certificate for the registry, PEM; renewed in place."""
+        return self.root / "site.crt"
+
+    @property
     def supernode_key(self) -> Path:
         """The key that Flower's SuperNode signs with: ECDSA P-384 in OpenSSH format."""
         return self.keys / "supernode"
@@ -106,8 +111,13 @@ class SiteHome:
 
     @property
     def roster(self) -> Path:
-        """Who belongs to the federation, as this site knows it."""
-        return self.root / "roster.json"
+        """Who belongs to the federation, as the server signed it and this site accepted it last."""
+        return self.root / "roster.signed"
+
+    @property
+    def pinned_server(self) -> Path:
+        """The federation's server and its keys as they were when the site joined, JSON; never overwritten."""
+        return self.root / "server.json"
 
     @property
     def nonces(self) -> Path:

@@ -18,9 +18,9 @@ from common.errors import HomeError
 from common.paths import ServerHome, SiteHome
 from common.processes import ChildProcess, Supervisor
 from deploy.studios import StudioFolder
-from security.identity import Roster
 from server.founding import add_site, found
-from server.serving import read_ports
+from server.house import open_house
+from server.ports import read_ports
 from server.settings import ServerSettings
 
 MARKER = "demo.json"
@@ -86,13 +86,14 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
     server = premises.server
     found(
         server,
-        ServerSettings(federation=FEDERATION, host="127.0.0.1", fleet_port=0, control_port=0),
+        ServerSettings(
+            federation=FEDERATION, host="127.0.0.1", fleet_port=0, registry_port=0, door_port=0, control_port=0
+        ),
         ["127.0.0.1", "localhost"],
     )
     for studio in sites:
         home = premises.site(studio.name)
-        peer = settle(home, _site_settings(studio, base, len(sites)))
-        add_site(server, peer, home.supernode_key.with_suffix(".pub").read_bytes())
+        add_site(server, settle(home, _site_settings(studio, base, len(sites))))
     supervisor.start(
         _bottega("server", "server", "start", "--home", str(server.root), log=premises.root / "server" / "server.log")
     )
@@ -101,12 +102,12 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
 
 def start_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[StudioFolder]) -> None:
     """Tell every site where the server is, and start it."""
-    roster = Roster.load(premises.server.roster)
+    server, roster = open_house(premises.server).identity.peer, premises.server.roster.read_bytes()
     authority = premises.server.authority_certificate.read_bytes()
     port = read_ports(premises.server)["fleet"]
     for studio in sites:
         home = premises.site(studio.name)
-        join(home, roster, authority)
+        join(home, server, roster, authority)
         text = home.settings.read_text(encoding="utf-8")
         home.settings.write_text(text.replace(_UNKNOWN, f"127.0.0.1:{port}"), encoding="utf-8")
         supervisor.start(_bottega(studio.name, "site", "start", "--home", str(home.root), log=home.root / "site.log"))

@@ -123,7 +123,7 @@ class Authority:
         certificate = load_certificate(folder / _CERTIFICATE_FILE)
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise IdentityError(f"{_KEY_FILE} and {_CERTIFICATE_FILE} in {folder} do not belong together")
-        return cls(_federation_of(certificate), certificate, key)
+        return cls(federation_of(certificate), certificate, key)
 
     def _refuse_foreign(self, spiffe_id: SpiffeId, public_key: ec.EllipticCurvePublicKey) -> None:
         if spiffe_id.federation != self.federation:
@@ -204,6 +204,29 @@ def certified_id(certificate: x509.Certificate) -> SpiffeId:
     return SpiffeId.parse(uris[0])
 
 
+def federation_of(certificate: x509.Certificate) -> str:
+    """Read the one federation that a root may name.
+
+    Args:
+        certificate: A root.
+
+    Returns:
+        Its trust domain.
+
+    Raises:
+        IdentityError: It names none, or more than a federation.
+    """
+    try:
+        constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        raise IdentityError("this is no federation's root certificate: it has no name constraint") from None
+    match constraints.permitted_subtrees:
+        case [x509.UniformResourceIdentifier(value=federation)]:
+            return federation
+        case _:
+            raise IdentityError("a federation's root certificate names more or less than one federation")
+
+
 def _builder(
     name: str | None, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, end: dt.datetime
 ) -> x509.CertificateBuilder:
@@ -250,16 +273,3 @@ def _alternative_names(
     if len(names) > 1 and spiffe_id.role is not Role.SERVER:
         raise IdentityError("only a server's certificate carries DNS names and addresses", got=spiffe_id.role)
     return x509.SubjectAlternativeName(names)
-
-
-def _federation_of(certificate: x509.Certificate) -> str:
-    """Read the one federation that a root may name."""
-    try:
-        constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
-        raise IdentityError("this is no federation's root certificate: it has no name constraint") from None
-    match constraints.permitted_subtrees:
-        case [x509.UniformResourceIdentifier(value=federation)]:
-            return federation
-        case _:
-            raise IdentityError("a federation's root certificate names more or less than one federation")

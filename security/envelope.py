@@ -30,7 +30,6 @@ import os
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 
 from common.errors import EnvelopeError, IdentityError
 from common.proto import bottega_pb2 as pb
@@ -46,13 +45,14 @@ from security.header import (
     read_header,
     require,
 )
-from security.identity import Identity, Peer, Roster
+from security.identity import Identity, Peer
+from security.records import joined
 from security.replay import NonceBook, Remembered
+from security.roster import Roster
 
 MAX_LETTER_BYTES = 2**24
 """The longest letter: 16 MiB, a hundred times what a manifest needs."""
 
-_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SEAL_DOMAIN = b"bottega/v1/letter-seal\x00"
 _SIGNATURE_DOMAIN = b"bottega/v1/letter-signature\x00"
 _BODY_DOMAIN = b"bottega/v1/body\x00"
@@ -224,8 +224,8 @@ def seal_letter(
         signature=sender.signing.sign(_signed_bytes(clear, manifest, body.content_key)),
     )
     try:
-        sealed = _SUITE.encrypt(content.SerializeToString(), recipient.sealing.hpke_key(), _SEAL_DOMAIN + clear)
-    except ValueError:
+        sealed = recipient.sealing.seal(content.SerializeToString(), _SEAL_DOMAIN + clear)
+    except IdentityError:
         raise EnvelopeError("nothing can be sealed to the recipient's key", got=recipient.id) from None
     letter = pb.Letter(header=clear, sealed=sealed).SerializeToString()
     if len(letter) > MAX_LETTER_BYTES:
@@ -259,7 +259,7 @@ def open_letter(
 
     1. It is a ``Letter`` in its plain encoding, of this version, with a well-formed header.
     2. It is of the federation, kind, run and round, and in reply to the task, that are expected.
-    3. It is for the opener, and says it is from the sender (or from somebody in the roster).
+    3. It is for the opener, and says it is from the sender (or from an active member of the roster).
     4. It is fresh.
     5. It opens with the opener's key, under this very header.
     6. The sender signed header, manifest and content key.
@@ -269,7 +269,7 @@ def open_letter(
     Args:
         letter: A serialised ``Letter``, from anywhere.
         opener: Whose letter it should be.
-        sender: Who it must be from; a roster if it may be from anybody in it.
+        sender: Who it must be from; a roster if it may be from any active member.
         expect: What else must be so.
         now_ms: Unix time, milliseconds.
 
@@ -285,8 +285,8 @@ def open_letter(
     peer = _find_sender(header, sender)
     _check_fresh(header, expect, now_ms)
     try:
-        plain = _SUITE.decrypt(parts.sealed, opener.sealing.hpke_key(), _SEAL_DOMAIN + parts.header)
-    except (InvalidTag, ValueError):
+        plain = opener.sealing.unseal(parts.sealed, _SEAL_DOMAIN + parts.header)
+    except IdentityError:
         raise EnvelopeError("the letter's seal does not open: it was changed, or sealed to another key") from None
     content = parse(pb.LetterContent, plain, "letter content")
     require("content key length", len(content.content_key), gcm.KEY_BYTES)
@@ -317,7 +317,7 @@ def _find_sender(header: Header, sender: Peer | Roster) -> Peer:
         return sender[header.sender]
     except IdentityError:
         raise EnvelopeError(
-            "the letter's sender does not match", got=header.sender, expected="somebody in the roster"
+            "the letter's sender does not match", got=header.sender, expected="an active member of the roster"
         ) from None
 
 
@@ -343,9 +343,8 @@ def _split(letter: bytes) -> pb.Letter:
 
 
 def _signed_bytes(header: bytes, manifest: bytes, content_key: bytes) -> bytes:
-    """Join what the sender signs; lengths before the parts let no byte move from one to the next."""
-    parts = (header, manifest, content_key)
-    return _SIGNATURE_DOMAIN + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    """Join what the sender signs."""
+    return joined(_SIGNATURE_DOMAIN, header, manifest, content_key)
 
 
 def _flat(buffer: gcm.Bytes) -> memoryview:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from common.errors import EnvelopeError, IdentityError
+from common.errors import BottegaError, EnvelopeError, IdentityError
 from common.proto import bottega_pb2 as pb
 from security import gcm
 from security.names import Role, SpiffeId, shown
@@ -158,7 +158,7 @@ def check_rules(header: Header) -> None:
         )
 
 
-def parse(record: type[_Record], data: bytes, what: str) -> _Record:
+def parse(record: type[_Record], data: bytes, what: str, *, error: type[BottegaError] = EnvelopeError) -> _Record:
     """Read a record that is in its plain encoding: known fields, in order, each once, none with its default written.
 
     What is signed and bound is always ``data`` itself; the encoding made here is only compared with it.
@@ -167,21 +167,22 @@ def parse(record: type[_Record], data: bytes, what: str) -> _Record:
         record: The protobuf class.
         data: From anywhere.
         what: Its name in the error.
+        error: The class to raise.
 
     Returns:
         The record.
 
     Raises:
-        EnvelopeError: ``data`` is no such record, or another encoding of it.
+        BottegaError: (as ``error``) ``data`` is no such record, or another encoding of it.
     """
     parsed = record()
     try:
         parsed.ParseFromString(data)
     except DecodeError:
-        raise EnvelopeError(f"these bytes are no {what}") from None
+        raise error(f"these bytes are no {what}") from None
     parsed.DiscardUnknownFields()
     if parsed.SerializeToString(deterministic=True) != data:
-        raise EnvelopeError(f"the {what} is not in its plain encoding: bytes were added, moved or changed")
+        raise error(f"the {what} is not in its plain encoding: bytes were added, moved or changed")
     return parsed
 
 

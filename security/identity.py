@@ -1,16 +1,15 @@
 """Who takes part in a federation, and by which keys they are known.
 
 The front door to names, keys and certificates: import them from here. A :class:`Peer` is what others know of
-somebody, an :class:`Identity` what they hold themselves, a :class:`Roster` the peers that somebody believes in.
+somebody, an :class:`Identity` what they hold themselves. Who belongs to a federation stands in its roster
+(:mod:`security.roster`).
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from common.errors import IdentityError
@@ -21,7 +20,7 @@ from security.authority import (
     load_certificate,
     save_certificate,
 )
-from security.files import PUBLIC, read_public, replace
+from security.files import PUBLIC, read_public, write_new
 from security.keys import (
     SealingKey,
     SealingPublicKey,
@@ -33,12 +32,10 @@ from security.keys import (
 from security.names import Role, SpiffeId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 _SIGNING_FILE = "signing.key"
 _SEALING_FILE = "sealing.key"
-_ROSTER_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,36 @@ class Peer:
     id: SpiffeId
     verify: VerifyKey
     sealing: SealingPublicKey
+
+    def pin(self, path: Path) -> None:
+        """Keep them in a JSON file, for good: it is never overwritten. It holds no secret.
+
+        Raises:
+            IdentityError: Somebody else, or other keys of theirs, are pinned there; or the file cannot be written.
+        """
+        if path.exists():
+            pinned = Peer.pinned(path)
+            if pinned != self:
+                raise IdentityError(
+                    f"{path} pins somebody else, or other keys, and was left untouched", got=self.id, expected=pinned.id
+                )
+            return
+        content = {"id": str(self.id), "verify": _base64(self.verify.raw), "sealing": _base64(self.sealing.raw)}
+        write_new(path, json.dumps(content, indent=1).encode() + b"\n", error=IdentityError, mode=PUBLIC)
+
+    @classmethod
+    def pinned(cls, path: Path) -> Peer:
+        """Read what :meth:`pin` wrote.
+
+        Raises:
+            IdentityError: The file is missing or holds no such JSON.
+        """
+        try:
+            entry = json.loads(read_public(path, error=IdentityError))
+            verify, sealing = (base64.b64decode(entry[key], validate=True) for key in ("verify", "sealing"))
+            return cls(SpiffeId.parse(entry["id"]), VerifyKey(verify), SealingPublicKey(sealing))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise IdentityError(f"{path} pins nobody", expected="JSON with id, verify and sealing") from None
 
 
 @dataclass(frozen=True)
@@ -103,103 +130,6 @@ class Identity:
         return cls(spiffe_id, SigningKey.load(folder / _SIGNING_FILE), SealingKey.load(folder / _SEALING_FILE))
 
 
-class Roster:
-    """The peers that somebody believes in; it never changes, a new one is made instead.
-
-    Args:
-        peers: Each with another id.
-
-    Raises:
-        IdentityError: Two peers have one id.
-    """
-
-    __slots__ = ("_peers",)
-
-    def __init__(self, peers: Iterable[Peer] = ()) -> None:
-        by_id: dict[SpiffeId, Peer] = {}
-        for peer in peers:
-            if peer.id in by_id:
-                raise IdentityError("the roster names somebody twice", got=peer.id)
-            by_id[peer.id] = peer
-        self._peers: Mapping[SpiffeId, Peer] = MappingProxyType(by_id)
-
-    def __getitem__(self, spiffe_id: SpiffeId) -> Peer:
-        """Look somebody up.
-
-        Raises:
-            IdentityError: The roster does not know them.
-        """
-        try:
-            return self._peers[spiffe_id]
-        except KeyError:
-            raise IdentityError("the roster does not know them", got=spiffe_id) from None
-
-    def __contains__(self, spiffe_id: object) -> bool:
-        return spiffe_id in self._peers
-
-    def __iter__(self) -> Iterator[Peer]:
-        return iter(self._peers.values())
-
-    def __len__(self) -> int:
-        return len(self._peers)
-
-    def __eq__(self, other: object) -> bool:
-        return self._peers == other._peers if isinstance(other, Roster) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(frozenset(self._peers.items()))
-
-    def __repr__(self) -> str:
-        return f"Roster({', '.join(map(str, self._peers))})"
-
-    def to_json(self) -> str:
-        """Write the roster as JSON with base64 keys, sorted by id, so that equal rosters give equal text."""
-        peers = [
-            {"id": str(peer.id), "verify": _base64(peer.verify.raw), "sealing": _base64(peer.sealing.raw)}
-            for peer in sorted(self, key=lambda peer: peer.id)
-        ]
-        return json.dumps({"version": _ROSTER_VERSION, "peers": peers}, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Roster:
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            IdentityError: It is no such JSON, or of another version.
-        """
-        try:
-            document = json.loads(text)
-            version, peers = document["version"], document["peers"]
-            if version != _ROSTER_VERSION:
-                raise IdentityError("the roster is of another version", got=version, expected=_ROSTER_VERSION)
-            return cls([_peer(entry) for entry in peers])
-        except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
-            raise IdentityError("this is no roster", expected="JSON with version and peers") from None
-
-    def save(self, path: Path) -> None:
-        """Write the roster, in place of an older one if there is one. It holds no secret.
-
-        Raises:
-            IdentityError: The file cannot be written; the older one is untouched.
-        """
-        replace(path, [self.to_json().encode()], error=IdentityError, mode=PUBLIC)
-
-    @classmethod
-    def load(cls, path: Path) -> Roster:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            IdentityError: The file is missing or holds no roster.
-        """
-        return cls.from_json(read_public(path, error=IdentityError))
-
-
-def _peer(entry: Mapping[str, str]) -> Peer:
-    verify = VerifyKey(base64.b64decode(entry["verify"], validate=True))
-    sealing = SealingPublicKey(base64.b64decode(entry["sealing"], validate=True))
-    return Peer(SpiffeId.parse(entry["id"]), verify, sealing)
-
-
 def _base64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
@@ -209,7 +139,6 @@ __all__ = [
     "Identity",
     "Peer",
     "Role",
-    "Roster",
     "SealingKey",
     "SealingPublicKey",
     "SigningKey",

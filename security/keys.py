@@ -14,13 +14,20 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey, MLKEM768X25519PublicKey
+from cryptography.hazmat.primitives.hpke import (
+    AEAD,
+    KDF,
+    KEM,
+    MLKEM768X25519PrivateKey,
+    MLKEM768X25519PublicKey,
+    Suite,
+)
 
 from common.errors import IdentityError
 from security.files import PUBLIC, read_private, replace, write_new
@@ -31,9 +38,11 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.utils import Buffer
 
+_SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SEED_BYTES = 32
 _MLKEM_PUBLIC_BYTES = 1184
 _SEALING_PUBLIC_BYTES = _MLKEM_PUBLIC_BYTES + 32
+_SUPERNODE_TYPE = b"ecdsa-sha2-nistp384 "
 _SEALING_FILE_LABEL = b"bottega-sealing-key-v1 MLKEM768-X25519 "
 
 
@@ -163,6 +172,24 @@ class SealingPublicKey:
         """The sha256 of the raw key, 64 hex digits."""
         return _fingerprint(self.raw)
 
+    def seal(self, plaintext: bytes, info: bytes) -> bytes:
+        """Seal to this key with HPKE (RFC 9180): MLKEM768_X25519, HKDF-SHA256, AES-256-GCM.
+
+        Args:
+            plaintext: For the holder of the private key alone.
+            info: What the seal is bound to; it opens only under the same.
+
+        Returns:
+            The encapsulation, then the ciphertext.
+
+        Raises:
+            IdentityError: Nothing can be sealed to this key: its X25519 half is a point of small order.
+        """
+        try:
+            return _SUITE.encrypt(plaintext, self.hpke_key(), info)
+        except ValueError:
+            raise IdentityError("nothing can be sealed to this key", got=self.fingerprint) from None
+
     def hpke_key(self) -> MLKEM768X25519PublicKey:
         """Return the key as ``cryptography``'s HPKE takes it."""
         return MLKEM768X25519PublicKey(
@@ -201,6 +228,24 @@ class SealingKey:
         """The key that others seal to."""
         lattice, curve = self._parts()
         return SealingPublicKey(lattice.public_key().public_bytes_raw() + curve.public_key().public_bytes_raw())
+
+    def unseal(self, sealed: bytes, info: bytes) -> bytes:
+        """Open what :meth:`SealingPublicKey.seal` sealed to the public half.
+
+        Args:
+            sealed: From anywhere.
+            info: What the seal must be bound to.
+
+        Returns:
+            The plaintext.
+
+        Raises:
+            IdentityError: It was changed, sealed to another key, or bound to something else.
+        """
+        try:
+            return _SUITE.decrypt(sealed, self.hpke_key(), info)
+        except (InvalidTag, ValueError):
+            raise IdentityError("the seal does not open: it was changed, or sealed to another key") from None
 
     def hpke_key(self) -> MLKEM768X25519PrivateKey:
         """Return the key as ``cryptography``'s HPKE takes it."""
@@ -248,7 +293,28 @@ def create_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
         IdentityError: A file is already there, or it cannot be written.
     """
     key = ec.generate_private_key(ec.SECP256R1())
+    save_tls_key(path, key)
+    return key
+
+
+def save_tls_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Keep a TLS key in a new file, as :func:`create_tls_key` does.
+
+    Raises:
+        IdentityError: A file is already there, or it cannot be written.
+    """
     write_new(path, _pkcs8_pem(key), error=IdentityError)
+
+
+def load_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a TLS key from its file.
+
+    Raises:
+        IdentityError: The file is missing, open to others, or holds no ECDSA P-256 key.
+    """
+    key = load_pkcs8(path)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise IdentityError(f"{path} holds another kind of key", expected="ECDSA P-256")
     return key
 
 
@@ -264,14 +330,75 @@ def create_supernode_key(path: Path) -> None:
     Raises:
         IdentityError: A key is already there, or a file cannot be written.
     """
-    key = ec.generate_private_key(ec.SECP384R1())
+    save_supernode_key(path, ec.generate_private_key(ec.SECP384R1()))
+
+
+def save_supernode_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Keep a SuperNode's key in new files, as :func:`create_supernode_key` does.
+
+    Raises:
+        IdentityError: A key is already there, or a file cannot be written.
+    """
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     write_new(path, private, error=IdentityError)
     # The private file above has decided whose key this is; a leftover public file without one is of no use.
-    replace(path.with_name(f"{path.name}.pub"), [public, b"\n"], error=IdentityError, mode=PUBLIC)
+    save_supernode_public(path, key.public_key())
+
+
+def save_supernode_public(path: Path, key: ec.EllipticCurvePublicKey) -> None:
+    """Write the public file of the SuperNode's key in ``path``, in place of an older one if there is one.
+
+    Raises:
+        IdentityError: It cannot be written.
+    """
+    public = path.with_name(f"{path.name}.pub")
+    replace(public, [supernode_line(key), b"\n"], error=IdentityError, mode=PUBLIC)
+
+
+def load_supernode_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a SuperNode's private key from its file.
+
+    Raises:
+        IdentityError: The file is missing, open to others, or holds no ECDSA P-384 key in OpenSSH format.
+    """
+    content = read_private(path, error=IdentityError)
+    try:
+        key = serialization.load_ssh_private_key(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError):
+        raise IdentityError(f"{path} holds no usable private key", expected="unencrypted OpenSSH format") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise IdentityError(f"{path} holds another kind of key", expected="ECDSA P-384")
+    return key
+
+
+def supernode_line(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Write a SuperNode's public key as OpenSSH does: one line, without a comment or a line end."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def read_supernode_line(line: bytes) -> ec.EllipticCurvePublicKey:
+    """Read what :func:`supernode_line` wrote, in that one spelling.
+
+    Args:
+        line: From anywhere.
+
+    Returns:
+        The key.
+
+    Raises:
+        IdentityError: It is no such key, or has a comment or a line end.
+    """
+    try:
+        key = serialization.load_ssh_public_key(line) if line.startswith(_SUPERNODE_TYPE) else None
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError):  # the last, when its point is compressed
+        key = None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or supernode_line(key) != line:
+        raise IdentityError(
+            "a SuperNode's public key cannot be used", expected="ECDSA P-384, one line in OpenSSH format, no comment"
+        )
+    return key
 
 
 def load_pkcs8(path: Path) -> PrivateKeyTypes:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from common.paths import ServerHome
 from common.settings import RunSettings, read_toml
+from server.cli_members import add_commands
 from server.store import Store
 
 server_app = typer.Typer(help="Run a federation server.", no_args_is_help=True)
@@ -19,6 +20,35 @@ run_app = typer.Typer(help="Start, resume and list runs.", no_args_is_help=True)
 
 Home = Annotated[Path, typer.Option(help="The server's home folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+add_commands(server_app)
+
+
+@server_app.command("init")
+def init_server(
+    home: Home = Path("server"),
+    name: Annotated[str, typer.Option(help="The federation's name: DNS labels joined by dots.")] = "studios.bottega",
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or address that sites reach this server by; they are told the first."),
+    ] = None,
+) -> None:
+    """Make a federation: its authority, the server's keys and certificate, its settings. Again, it changes nothing."""
+    from security.authority import load_certificate
+    from security.enrolment import certificate_fingerprint
+    from server.founding import found
+    from server.settings import ServerSettings
+
+    place, reached_by = ServerHome(home.absolute()), host or ["127.0.0.1"]
+    there = place.settings.is_file()
+    if not there:
+        found(place, ServerSettings(federation=name, reached_by=reached_by[0]), [*reached_by, "localhost"])
+    seen = certificate_fingerprint(load_certificate(place.authority_certificate))
+    told = read_toml(ServerSettings, place.settings)
+    typer.echo(f"federation {told.federation} {'lives' if there else 'was made'} in {place.root}")
+    typer.echo(f"authority  {seen.hex}\n           {seen.words}")
+    typer.echo(f"\nNext: bottega server start --home {home}", err=True)
 
 
 @server_app.command("start")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import time
 from collections.abc import Iterable
 
 import tomli_w
@@ -11,10 +12,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from common.errors import HomeError, IdentityError
 from common.paths import ServerHome
 from security.authority import create_authority, save_certificate
+from security.enrolment import Newcomer
 from security.files import PUBLIC, replace, write_new
-from security.identity import Identity, Peer, Roster
+from security.identity import Identity
 from security.keys import create_tls_key
 from security.names import Role, SpiffeId
+from security.roster import Roster, sign_roster
+from security.succession import keep_roster
+from server.house import open_house
 from server.settings import ServerSettings
 
 TLS_KEY = "tls.key"
@@ -34,7 +39,7 @@ def found(home: ServerHome, settings: ServerSettings, reached_by: Iterable[str])
     """
     if home.settings.exists():
         raise HomeError("a federation already lives in this folder", got=str(home.root), expected="an empty folder")
-    for folder in (home.root, home.keys, home.supernodes, home.flower, home.runs):
+    for folder in (home.root, home.keys, home.flower, home.runs):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     server = SpiffeId(settings.federation, Role.SERVER, settings.name)
     authority = create_authority(settings.federation)
@@ -47,27 +52,29 @@ def found(home: ServerHome, settings: ServerSettings, reached_by: Iterable[str])
     )
     identity = Identity.generate(server)
     identity.save(home.keys)
-    Roster([identity.peer]).save(home.roster)
+    keep_roster(home.roster, sign_roster(Roster.first(identity.peer, _now_ms()), identity), identity.peer)
     # Last: its presence says that the home is whole.
     write_new(
         home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError
     )
 
 
-def add_site(home: ServerHome, site: Peer, supernode_key: bytes) -> None:
-    """Take a site into the federation.
+def add_site(home: ServerHome, site: Newcomer) -> None:
+    """Take a site into the federation: publish the next roster, which names it.
 
     Args:
         home: The federation's.
-        site: The site's public keys.
-        supernode_key: What its SuperNode signs with: an OpenSSH public key.
+        site: Its name and public keys.
 
     Raises:
-        IdentityError: A site of that name is already there, or a file cannot be written.
+        HomeError: There is no federation in this home.
+        IdentityError: The name or a key is already there, even of somebody revoked; or the file cannot be written.
     """
-    roster = Roster.load(home.roster)
-    Roster([*roster, site]).save(home.roster)
-    write_new(home.supernodes / f"{site.id.name}.pub", supernode_key, error=IdentityError, mode=PUBLIC)
+    open_house(home).publish(lambda roster: roster.with_member(site.peer, site.supernode, _now_ms()))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _sorted_out(reached_by: Iterable[str]) -> tuple[list[str], list[ipaddress.IPv4Address | ipaddress.IPv6Address]]:

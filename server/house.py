@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.errors import HomeError
 from common.paths import ServerHome
 from common.settings import read_toml
-from security.identity import Identity, Peer, Roster
+from security.identity import Identity, Peer
 from security.names import Role, SpiffeId
+from security.roster import Member, Roster, sign_roster
+from security.succession import keep_roster, load_roster
 from server.settings import ServerSettings
 from server.supernodes import flower_key
 
@@ -20,14 +24,54 @@ class House:
 
     Attributes:
         identity: The server's own keys.
-        sites: The sites by the public key that their SuperNode signs with, in Flower's own encoding.
     """
 
     home: ServerHome
     settings: ServerSettings
     identity: Identity
-    roster: Roster
-    sites: Mapping[bytes, Peer]
+
+    @property
+    def roster(self) -> Roster:
+        """Who belongs to the federation; read anew each time, so that a change holds in every process at once.
+
+        Raises:
+            IdentityError: The file is missing, or holds no roster that this server signed.
+        """
+        return load_roster(self.home.roster, self.identity.peer)
+
+    @property
+    def sites(self) -> Mapping[bytes, Peer]:
+        """The active sites by the public key that their SuperNode signs with, in Flower's own encoding.
+
+        Raises:
+            IdentityError: As :attr:`roster`.
+        """
+        return {flower_key(site.keys.supernode): site.peer for site in active_sites(self.roster)}
+
+    def publish(self, change: Callable[[Roster], Roster]) -> Roster:
+        """Sign the next roster and keep it. It is held to the rule that sites hold it to.
+
+        Args:
+            change: Makes the next version of the one it is given. While it does, nobody else does: two rosters of
+                one version would part the federation for good.
+
+        Returns:
+            What holds from now on.
+
+        Raises:
+            IdentityError: ``change`` refuses, or sites would; nothing is changed.
+            HomeError: The home cannot be written.
+        """
+        try:
+            lock = os.open(self.home.roster_lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as problem:
+            raise HomeError("the roster cannot be locked", got=problem.strerror, expected="leave to write") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            signed = sign_roster(change(self.roster), self.identity)
+            return keep_roster(self.home.roster, signed, self.identity.peer)
+        finally:
+            os.close(lock)
 
 
 def open_house(home: ServerHome) -> House:
@@ -43,14 +87,9 @@ def open_house(home: ServerHome) -> House:
             "there is no federation server in this folder", got=str(home.root), expected=f"{home.settings.name} in it"
         )
     settings = read_toml(ServerSettings, home.settings)
-    roster = Roster.load(home.roster)
-    identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SERVER, settings.name))
-    return House(home, settings, identity, roster, _sites(home, settings.federation, roster))
+    return House(home, settings, Identity.load(home.keys, SpiffeId(settings.federation, Role.SERVER, settings.name)))
 
 
-def _sites(home: ServerHome, federation: str, roster: Roster) -> dict[bytes, Peer]:
-    """Map SuperNode keys to sites: one ``<site>.pub`` a site in the home's ``supernodes`` folder."""
-    sites = {}
-    for file in sorted(home.supernodes.glob("*.pub")):
-        sites[flower_key(file)] = roster[SpiffeId(federation, Role.SITE, file.stem)]
-    return sites
+def active_sites(roster: Roster) -> list[Member]:
+    """Return the sites that may connect and that tasks are for, in the order of their names."""
+    return [member for member in roster.members if member.id.role is Role.SITE and member.active]

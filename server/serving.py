@@ -1,17 +1,19 @@
-"""A federation server at work: the SuperLink with its two listeners, the sites' couriers let in by key."""
+"""A federation server at work: the SuperLink with its two listeners, the registry, and the door."""
 
 from __future__ import annotations
 
-import json
 import os
+from contextlib import ExitStack
 
-from common.errors import HomeError, ProcessError
 from common.paths import ServerHome
-from common.settings import read_toml
-from security.files import replace
+from security.grpc_tls import server_credentials
 from server.app import HOME_VARIABLE
+from server.doorkeeper import Doorkeeper
 from server.founding import TLS_KEY
-from server.settings import ServerSettings
+from server.house import House, active_sites, open_house
+from server.opening import desk_of
+from server.ports import free_port, tell_ports
+from server.registry import serve_door, serve_registry
 from server.superlink import Ports, SuperLinkSettings, run_superlink
 
 
@@ -20,13 +22,11 @@ def run_server(home: ServerHome) -> None:
 
     Raises:
         HomeError: There is no federation in this folder.
+        IdentityError: A key is missing or damaged, or the roster cannot be believed.
         ProcessError: A port is taken, or a part died.
     """
-    if not home.settings.is_file():
-        raise HomeError(
-            "there is no federation server in this folder", got=str(home.root), expected=f"{home.settings.name} in it"
-        )
-    settings = read_toml(ServerSettings, home.settings)
+    house = open_house(home)
+    settings = house.settings
     os.environ[HOME_VARIABLE] = str(home.root)  # for the ServerApp, which Flower starts further down
     superlink = SuperLinkSettings(
         home=home.flower,
@@ -35,32 +35,28 @@ def run_server(home: ServerHome) -> None:
         control_port=settings.control_port,
         certificate=home.certificate,
         key=home.keys / TLS_KEY,
-        supernodes={key.stem: key for key in sorted(home.supernodes.glob("*.pub"))},
+        supernodes={site.id.name: site.keys.supernode for site in active_sites(house.roster)},
     )
-
-    def ready(ports: Ports) -> None:
-        content = json.dumps({"fleet": ports.fleet, "control": ports.control, "pid": os.getpid()})
-        replace(home.ports, [content.encode()], error=HomeError)
-
-    try:
-        run_superlink(superlink, ready)
-    finally:
-        home.ports.unlink(missing_ok=True)
+    with ExitStack() as parts:
+        parts.callback(home.ports.unlink, missing_ok=True)
+        run_superlink(superlink, lambda ports: _open_registry(house, ports, parts))
 
 
-def read_ports(home: ServerHome) -> dict[str, int]:
-    """Return the ports of the running server.
-
-    Raises:
-        ProcessError: No server runs in this home.
-    """
-    try:
-        ports: dict[str, int] = json.loads(home.ports.read_text(encoding="utf-8"))
-        os.kill(ports["pid"], 0)
-    except (OSError, ValueError, KeyError):
-        raise ProcessError(
-            "no server runs in this home",
-            got=str(home.root),
-            advice=f"Start it with `bottega server start --home {home.root}`.",
-        ) from None
-    return ports
+def _open_registry(house: House, ports: Ports, parts: ExitStack) -> None:
+    """Open the registry and post the doorkeeper; both end with ``parts``."""
+    home, settings = house.home, house.settings
+    door_port = settings.door_port or free_port(settings.host)
+    known = {"fleet": ports.fleet, "control": ports.control, "door": door_port}
+    key, certificate = (home.keys / TLS_KEY).read_bytes(), home.certificate.read_bytes()
+    authority = home.authority_certificate.read_bytes()
+    desk = desk_of(house, known)
+    registry, known["registry"] = serve_registry(
+        desk, f"{settings.host}:{settings.registry_port}", server_credentials(key, certificate, authority)
+    )
+    parts.callback(lambda: registry.stop(1).wait())
+    # A newcomer knows the authority by its fingerprint alone, so at the door it is shown with the chain.
+    credentials = server_credentials(key, certificate + authority, None)
+    newcomers = desk_of(house, known)
+    door = f"{settings.host}:{door_port}"
+    parts.enter_context(Doorkeeper(newcomers.expects_somebody, lambda: serve_door(newcomers, door, credentials)[0]))
+    tell_ports(home, **known)

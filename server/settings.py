@@ -17,8 +17,14 @@ class ServerSettings(Settings):
     federation: str
     name: str = "server"
     host: str = "0.0.0.0"  # noqa: S104 (sites connect from elsewhere; this port speaks TLS 1.3 and the fleet API alone)
-    """Address that the fleet port listens on."""
+    """Address that the public ports listen on."""
+    reached_by: str = "127.0.0.1"
+    """Name or address that sites reach this server by; invitations and grants tell it."""
     fleet_port: Port = 8440
     """Sites connect here: HTTPS, TLS 1.3."""
+    registry_port: Port = 8441
+    """Members ask here: gRPC, TLS 1.3, with their certificates."""
+    door_port: Port = 8442
+    """Newcomers ask here: gRPC, TLS 1.3. Open only while somebody is expected."""
     control_port: Port = 8450
     """Loopback only, plain: the server's own processes."""

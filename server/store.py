@@ -1,20 +1,14 @@
-"""What the server remembers: runs, rounds, verdicts and what sites reported, in one SQLite file.
-
-Every write is one transaction, flushed to disk before it returns (``synchronous=FULL``), so that a crash at any
-moment loses at most the round in progress.
-"""
+"""What the server remembers of runs: rounds, verdicts and what sites reported."""
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RunError
+from server.database import Database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -90,35 +84,11 @@ class RoundRow:
     outcome: str
 
 
-class Store:
-    """The store in ``file``; made when absent. Safe to use from several threads and processes.
-
-    Raises:
-        RunError: The file is no store, or is damaged.
-    """
+class Store(Database):
+    """The store in ``file``; see :class:`~server.database.Database`."""
 
     def __init__(self, file: Path) -> None:
-        self._lock = threading.Lock()
-        try:
-            self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=30)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("PRAGMA foreign_keys=ON")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as cause:
-            raise RunError(
-                "the server's store cannot be opened", got=str(cause), expected="an SQLite file of bottega"
-            ) from cause
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._db.close()
+        super().__init__(file, _SCHEMA)
 
     def start_run(self, run: str, settings: str, base_digest: str, schema: str) -> None:
         """Record that a run begins; a run that is resumed keeps its start."""
@@ -210,18 +180,3 @@ class Store:
         ):
             found.setdefault(site, {})[name] = value
         return found
-
-    @contextmanager
-    def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def _read(self, sql: str, *values: object) -> list[tuple]:  # type: ignore[type-arg]
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()

@@ -10,7 +10,7 @@ from common.models import attach_lora, load_base
 from common.paths import ServerHome
 from common.settings import RunSettings, parse_json
 from server.bundle import submit_run
-from server.serving import read_ports
+from server.ports import read_ports
 from server.store import Store
 
 

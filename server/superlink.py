@@ -49,7 +49,7 @@ class SuperLinkSettings:
         home: Flower's own folder: state, objects (ciphertext), logs.
         certificate: The server's TLS certificate, PEM.
         key: Its private key, PEM.
-        supernodes: SuperNode public keys (OpenSSH files) by site name: who may connect.
+        supernodes: SuperNode public keys (OpenSSH lines) by site name: who may connect.
     """
 
     home: Path
@@ -58,7 +58,7 @@ class SuperLinkSettings:
     control_port: int
     certificate: Path
     key: Path
-    supernodes: Mapping[str, Path]
+    supernodes: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]
         asyncio.run(_serve(settings, app, outside, inside, lambda: on_ready(ports)))
 
 
-def _register(app: FastAPI, supernodes: Mapping[str, Path]) -> None:
+def _register(app: FastAPI, supernodes: Mapping[str, bytes]) -> None:
     """Let these SuperNodes connect; the others that an earlier start knew are let go, for good.
 
-    Flower's state outlives a restart, so a site whose key file was taken away would otherwise still connect.
+    Flower's state outlives a restart, so a site that was revoked would otherwise still connect.
     """
     state = app.state.linkstate_factory.state()
-    keys = {flower_key(file): name for name, file in supernodes.items()}
+    keys = {flower_key(line): name for name, line in supernodes.items()}
     for node in state.get_node_info(owner_aids=[NOOP_FLWR_AID]):
         # Flower keeps the row of a node that was let go, as "unregistered"; letting it go again is an error.
         if node.public_key not in keys and node.status != NodeStatus.UNREGISTERED:
@@ -112,40 +112,41 @@ def _register(app: FastAPI, supernodes: Mapping[str, Path]) -> None:
                 raise _spent(name) from None
 
 
-def register_supernode(control_address: str, public_key: Path) -> int:
+def register_supernode(control_address: str, name: str, public_key: bytes) -> int:
     """Let a SuperNode connect to a running SuperLink, and return Flower's number for it. Doing it twice does nothing.
 
-    It stays known only where its key file also lies in the server's home: the next start goes by the files.
+    It stays known only while the roster has the key too: the next start goes by the roster.
 
     Args:
         control_address: Host and port of the Control API, on loopback.
-        public_key: Its OpenSSH public key (ECDSA); the file's name without its ending is the node's name.
+        name: The site's.
+        public_key: What it signs with: an OpenSSH public key, ECDSA P-384.
 
     Raises:
-        IdentityError: The file is no such key, or the key was let go before.
+        IdentityError: It is no such key, or the key was let go before.
         ProcessError: The SuperLink cannot be reached, or refuses.
     """
     key = flower_key(public_key)
     with control(control_address, _UNCHANGED) as client:
         known = _nodes(client).get(key)
         if known is None:
-            request = RegisterNodeRequest(public_key=key, name=public_key.stem)
+            request = RegisterNodeRequest(public_key=key, name=name)
             return int(client.RegisterNode(request).node_id)
         number, status = known
     if status == NodeStatus.UNREGISTERED:
-        raise _spent(public_key.stem)
+        raise _spent(name)
     return number
 
 
-def unregister_supernode(control_address: str, public_key: Path) -> None:
+def unregister_supernode(control_address: str, public_key: bytes) -> None:
     """Let a SuperNode go: its next request is refused, and Flower never takes its key again. Twice does nothing.
 
     Args:
         control_address: Host and port of the Control API, on loopback.
-        public_key: Its OpenSSH public key.
+        public_key: What it signs with: an OpenSSH public key, ECDSA P-384.
 
     Raises:
-        IdentityError: The file is no such key.
+        IdentityError: It is no such key.
         ProcessError: The SuperLink cannot be reached, or refuses.
     """
     key = flower_key(public_key)

@@ -1,1 +1,1 @@
-"""Wire records: bottega.proto and the code generated from it (`make proto`)."""
+"""Wire records: bottega.proto, enrolment.proto, roster.proto and the code generated from them (`make proto`)."""

@@ -25,12 +25,12 @@ from common.processes import ChildProcess, Supervisor, flower_environment
 from common.programs import program
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
-from security.identity import Identity
-from security.keys import create_supernode_key
+from security.enrolment import MemberKeys
+from security.keys import save_supernode_key
 from security.names import Role, SpiffeId
 from server.bundle import run_status, stop_run, submit_run
 from server.founding import add_site, found
-from server.serving import read_ports
+from server.ports import read_ports
 from server.settings import ServerSettings
 from server.superlink import register_supernode, unregister_supernode
 from tests.e2e.test_superlink import server_process
@@ -150,12 +150,16 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     root = tmp_path_factory.mktemp("way")
     home = ServerHome(root / "server")
-    found(home, ServerSettings(federation=FEDERATION, host="127.0.0.1", fleet_port=0, control_port=0), ["127.0.0.1"])
+    settings = ServerSettings(
+        federation=FEDERATION, host="127.0.0.1", fleet_port=0, registry_port=0, door_port=0, control_port=0
+    )
+    found(home, settings, ["127.0.0.1"])
     for name in ("uno", "due", "absent", "breaks", "stranger"):
-        create_supernode_key(root / name)
-    for name in ("uno", "due", "absent", "breaks"):
-        peer = Identity.generate(SpiffeId(FEDERATION, Role.SITE, name)).peer
-        add_site(home, peer, (root / f"{name}.pub").read_bytes())
+        keys = MemberKeys.generate(SpiffeId(FEDERATION, Role.SITE, name))
+        assert keys.supernode is not None
+        save_supernode_key(root / name, keys.supernode)
+        if name != "stranger":
+            add_site(home, keys.public)
     # Folders of these names where a server is started must never be imported in place of ours.
     decoys = root / "decoys"
     for package in ("common", "client", "server", "flwr"):
@@ -214,14 +218,14 @@ def _echo(story: Story, root: Path, control: str, supervisor: Supervisor) -> Non
 
 
 def _come_and_go(story: Story, root: Path, control: str, due: ChildProcess) -> None:
-    key = root / "stranger.pub"
-    story.registered = (register_supernode(control, key), register_supernode(control, key))
+    key = (root / "stranger.pub").read_bytes()
+    story.registered = (register_supernode(control, "stranger", key), register_supernode(control, "stranger", key))
     unregister_supernode(control, key)
     unregister_supernode(control, key)
     with pytest.raises(IdentityError) as caught:
-        register_supernode(control, key)
+        register_supernode(control, "stranger", key)
     story.refused_again = str(caught.value)
-    unregister_supernode(control, root / "due.pub")
+    unregister_supernode(control, (root / "due.pub").read_bytes())
     story.let_go_ended = within(20, lambda: _ended(due))
 
 

@@ -17,7 +17,7 @@ from common.processes import Supervisor
 from deploy.federation import Premises, prepare, start_server, start_sites, wait_for_sites
 from deploy.studios import make_studios
 from server.control import control
-from server.serving import read_ports
+from server.ports import read_ports
 
 HOSTILE_CLIENT = """
 from pathlib import Path

@@ -18,7 +18,7 @@ from common.errors import ProcessError
 from common.paths import ServerHome
 from common.processes import ChildProcess, Supervisor
 from server.founding import found
-from server.serving import read_ports
+from server.ports import read_ports
 from server.settings import ServerSettings
 
 PROTOBUF = {"content-type": "application/protobuf"}
@@ -44,7 +44,9 @@ def server_process(home: ServerHome) -> ChildProcess:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = ServerHome(tmp_path_factory.mktemp("server"))
-    settings = ServerSettings(federation="doors.test", host="127.0.0.1", fleet_port=0, control_port=0)
+    settings = ServerSettings(
+        federation="doors.test", host="127.0.0.1", fleet_port=0, registry_port=0, door_port=0, control_port=0
+    )
     found(home, settings, ["127.0.0.1", "localhost"])
     with Supervisor([server_process(home)]) as supervisor:
         patience = time.monotonic() + 60
@@ -125,7 +127,14 @@ def test_the_control_door_listens_on_loopback_alone(running: Running) -> None:
 
 def test_a_port_in_use_is_named_and_nothing_is_touched(running: Running, tmp_path: Path) -> None:
     home = ServerHome(tmp_path / "second")
-    settings = ServerSettings(federation="doors.test", host="127.0.0.1", fleet_port=running.fleet, control_port=0)
+    settings = ServerSettings(
+        federation="doors.test",
+        host="127.0.0.1",
+        fleet_port=running.fleet,
+        registry_port=0,
+        door_port=0,
+        control_port=0,
+    )
     found(home, settings, ["127.0.0.1"])
     with Supervisor([server_process(home)]) as supervisor, pytest.raises(ProcessError) as caught:
         supervisor.watch(threading.Event())

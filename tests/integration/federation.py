@@ -301,7 +301,7 @@ class Post(Grid):  # type: ignore[misc]
     def get_nodes(self) -> Iterable[NodeInfo]:
         """Return who is online, with the keys that SuperNodes sign with; and one node that nobody knows."""
         known = [
-            NodeInfo(node_id=s.node, public_key=flower_key(s.home.supernode_key.with_suffix(".pub")))
+            NodeInfo(node_id=s.node, public_key=flower_key(s.home.supernode_key.with_suffix(".pub").read_bytes()))
             for s in self._sites.values()
         ]
         return [*known, NodeInfo(node_id=999, public_key=b"unknown")]
@@ -349,8 +349,7 @@ class Federation:
         homes = {name: SiteHome(root / name) for name in names}
         for name, home in homes.items():
             told = SiteSettings(federation=FEDERATION, name=name, server="127.0.0.1:8440", data=str(root))
-            peer = settle(home, told)
-            add_site(self.home, peer, home.supernode_key.with_suffix(".pub").read_bytes())
+            add_site(self.home, settle(home, told))
         self.house = open_house(self.home)
         self.sites = {
             name: Site(

@@ -31,6 +31,8 @@ def test_the_wheel_holds_the_base_and_no_tests(wheel: Path) -> None:
         "common/base/model/tokenizer/tokenizer.json",
         "common/base/classifier/model.safetensors",
         "common/proto/bottega.proto",
+        "common/proto/enrolment.proto",
+        "common/proto/roster.proto",
         "deploy/pages/report.html",
         "security/py.typed",
     ):

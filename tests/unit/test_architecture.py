@@ -78,7 +78,9 @@ def test_no_cycles() -> None:
     assert len(done) == len(arrows) > 40
 
 
-@pytest.mark.parametrize(("made", "where"), [("AdmittedUpdate", "security/admission.py")])
+@pytest.mark.parametrize(
+    ("made", "where"), [("AdmittedUpdate", "security/admission.py"), ("Rotation", "security/rotation.py")]
+)
 def test_only_one_place_makes(made: str, where: str) -> None:
     makers = [
         str(file.relative_to(ROOT))

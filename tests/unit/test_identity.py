@@ -1,8 +1,7 @@
-"""Names, keys, certificates and rosters."""
+"""Names, keys, certificates and pins."""
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import hashlib
 import ipaddress
@@ -25,7 +24,6 @@ from security.identity import (
     Identity,
     Peer,
     Role,
-    Roster,
     SealingKey,
     SealingPublicKey,
     SigningKey,
@@ -412,65 +410,35 @@ def test_a_site_cannot_pass_as_a_server_in_tls(tmp_path: Path) -> None:
         _shake_hands(posing, site)
 
 
-# --- rosters ---
+# --- pins ---
 
 
-def _peers() -> list[Peer]:
-    return [Identity.generate(SpiffeId("atelier.example", Role.SITE, name)).peer for name in ("uffizi", "prado")]
-
-
-def test_a_roster_finds_who_is_in_it_and_refuses_who_is_not() -> None:
-    peers = _peers()
-    roster = Roster(peers)
-    assert roster[peers[1].id] is peers[1]
-    assert peers[0].id in roster
-    assert SERVER not in roster
-    assert len(roster) == 2
-    assert list(roster) == peers
-    with pytest.raises(IdentityError, match=r"got spiffe://atelier\.example/server/hub"):
-        roster[SERVER]
-
-
-def test_a_roster_names_nobody_twice() -> None:
-    peer = Identity.generate(SITE).peer
-    with pytest.raises(IdentityError, match="twice"):
-        Roster([peer, Identity.generate(SITE).peer])
-
-
-def test_a_roster_is_kept_and_read_back_whatever_its_order(tmp_path: Path) -> None:
-    peers = _peers()
-    roster = Roster(peers)
-    roster.save(tmp_path / "roster.json")
-    assert Roster.load(tmp_path / "roster.json") == roster
-    assert hash(Roster(reversed(peers))) == hash(roster)
-    assert Roster(reversed(peers)).to_json() == roster.to_json()
-    entry = json.loads(roster.to_json())["peers"][0]
-    assert entry["id"] == "spiffe://atelier.example/site/prado"
-    assert base64.b64decode(entry["verify"]) == peers[1].verify.raw
+def test_somebody_who_is_pinned_is_read_back_and_never_replaced(tmp_path: Path) -> None:
+    peer, file = Identity.generate(SERVER).peer, tmp_path / "server.json"
+    peer.pin(file)
+    peer.pin(file)  # again, the same: nothing happens
+    assert Peer.pinned(file) == peer
+    assert json.loads(file.read_bytes())["id"] == "spiffe://atelier.example/server/hub"
+    with pytest.raises(IdentityError, match="left untouched"):
+        Identity.generate(SERVER).peer.pin(file)
+    assert Peer.pinned(file) == peer
 
 
 @pytest.mark.parametrize(
-    "text",
+    "content",
     [
-        "",
-        "[]",
-        "null",
-        '{"version": 1}',
-        '{"version": 2, "peers": []}',
-        '{"version": 1, "peers": 3}',
-        '{"version": 1, "peers": [{}]}',
-        '{"version": 1, "peers": [{"id": "spiffe://a/site/b", "verify": "!", "sealing": ""}]}',
-        '{"version": 1, "peers": [{"id": "spiffe://a/site/b", "verify": "", "sealing": ""}]}',
-        '{"version": 1, "peers": [{"id": 1, "verify": "", "sealing": ""}]}',
-        "[" * 100_000,
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"id": "spiffe://a/server/b", "verify": "!", "sealing": ""}',
+        b'{"id": "spiffe://a/server/b", "verify": "", "sealing": ""}',
+        b'{"id": 1, "verify": "", "sealing": ""}',
+        b"\xff\xfe\x00",
+        b"[" * 100_000,
     ],
 )
-def test_what_is_no_roster_is_refused(text: str) -> None:
+def test_what_pins_nobody_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "server.json").write_bytes(content)
     with pytest.raises(IdentityError):
-        Roster.from_json(text)
-
-
-def test_a_roster_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "roster.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(IdentityError):
-        Roster.load(tmp_path / "roster.json")
+        Peer.pinned(tmp_path / "server.json")

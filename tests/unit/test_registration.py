@@ -1,8 +1,9 @@
-"""Who may connect to the SuperLink: the SuperNodes whose keys lie in the home, and no one who was let go."""
+"""Who may connect to the SuperLink: the SuperNodes whose keys the roster has, and no one who was let go."""
 
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,13 @@ def superlink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     return app
 
 
-def keys(folder: Path, *names: str) -> dict[str, Path]:
+def keys(folder: Path, *names: str) -> dict[str, bytes]:
     for name in names:
         create_supernode_key(folder / name)
-    return {name: folder / f"{name}.pub" for name in names}
+    return {name: (folder / f"{name}.pub").read_bytes() for name in names}
 
 
-def number(superlink: FastAPI, key: Path) -> int | None:
+def number(superlink: FastAPI, key: bytes) -> int | None:
     found: int | None = superlink.state.linkstate_factory.state().get_node_id_by_public_key(flower_key(key))
     return found
 
@@ -62,21 +63,19 @@ def test_a_key_that_was_let_go_does_not_come_back(superlink: FastAPI, tmp_path: 
     assert number(superlink, files["anna"]) is None
 
 
-@pytest.mark.parametrize("change", [register_supernode, unregister_supernode])
+@pytest.mark.parametrize("change", [partial(register_supernode, name="anna"), unregister_supernode])
 def test_where_no_superlink_runs_it_is_said_with_what_to_do(change: object, tmp_path: Path) -> None:
-    file = keys(tmp_path, "anna")["anna"]
+    key = keys(tmp_path, "anna")["anna"]
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         with pytest.raises(ProcessError, match=r"change of its SuperNodes.*Connection refused.*Start the server"):
-            change(f"127.0.0.1:{taken.getsockname()[1]}", file)  # type: ignore[operator]
+            change(f"127.0.0.1:{taken.getsockname()[1]}", public_key=key)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("content", [b"", b"ssh-ed25519 AAAA", b"\x00\xff"])
-def test_what_is_no_supernode_key_is_refused_before_anyone_is_asked(content: bytes, tmp_path: Path) -> None:
-    file = tmp_path / "anna.pub"
-    file.write_bytes(content)
+def test_what_is_no_supernode_key_is_refused_before_anyone_is_asked(content: bytes) -> None:
     with pytest.raises(IdentityError):
-        register_supernode("127.0.0.1:1", file)
+        register_supernode("127.0.0.1:1", "anna", content)
 
 
 def test_a_port_is_taken_from_the_first_moment() -> None:

@@ -58,7 +58,7 @@ def test_a_batch_that_no_memory_holds_is_refused() -> None:
 
 @pytest.mark.parametrize("chosen", [{"optimiser": "adam"}, {"momentum": 0.5}, {"server_learning_rate": 0.5}])
 def test_a_server_optimiser_with_both_factors_is_refused_before_the_run_starts(chosen: dict[str, object]) -> None:
-    with pytest.raises(SettingsError, match="which `method = \"both\"` has none of"):
+    with pytest.raises(SettingsError, match='which `method = "both"` has none of'):
         parse(RunSettings, {"lora": {"method": "both"}, "aggregation": chosen}, "the run")
 
 

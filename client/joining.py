@@ -1,0 +1,133 @@
+"""Joining a federation with an invitation: one line in, a site's home out.
+
+Every step may be cut off. Running the same command again goes on: keys that are there are used, the server answers the
+same request as before, and ``site.toml``, written last, says that the home is whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import grpc
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from client.settings import SiteSettings
+from client.settling import join, make_keys, settle
+from common.errors import HomeError, IdentityError
+from common.paths import SiteHome
+from common.proto import registry_pb2 as pb
+from common.proto import registry_pb2_grpc as rpc
+from common.settings import parse, read_toml
+from security.authority import save_certificate
+from security.enrolment import Grant, Invitation, MemberKeys, make_request, open_grant
+from security.grpc_tls import channel_credentials
+from security.names import Role
+from security.pinning import fetch_authority
+
+ASK_S = 1.0
+"""How often a newcomer asks whether the operator has decided."""
+
+_CALL_S = 20.0
+
+Tell = Callable[[str], None]
+
+
+def join_federation(home: SiteHome, token: str, data: str, patience_s: float, tell: Tell) -> SiteSettings:
+    """Join the federation that an invitation is for.
+
+    Args:
+        home: Where the site is to live.
+        token: The invitation.
+        data: The folder of drawings; kept in ``site.toml``, not looked at.
+        patience_s: How long to wait for the operator's decision.
+        tell: Called with what a person should read.
+
+    Returns:
+        The site's settings, as they stand in its home.
+
+    Raises:
+        IdentityError: The invitation, the server or the grant is not to be believed, or the operator said no.
+        HomeError: Another site lives in this folder, a file cannot be written, or the operator has not decided in time.
+    """
+    invitation = Invitation.parse(token)
+    if invitation.role is not Role.SITE:
+        raise IdentityError("the invitation is not for a site", got=invitation.role, expected=Role.SITE)
+    if home.settings.exists():
+        return _already(home, invitation)
+    keys = make_keys(home, invitation.spiffe_id)
+    tell(f"this site's fingerprint: {keys.fingerprint.words}")
+    host, _, port = invitation.address.rpartition(":")
+    authority = fetch_authority(host.strip("[]"), int(port), invitation.authority)
+    with grpc.secure_channel(invitation.address, channel_credentials(authority.public_bytes(Encoding.PEM))) as channel:
+        answer = _decided(rpc.DoorStub(channel), invitation, keys, patience_s, tell)
+    grant = open_grant(answer.grant, keys=keys, authority=invitation.authority, now_ms=_now_ms())
+    return _moved_in(home, grant, data)
+
+
+def _decided(
+    door: rpc.DoorStub, invitation: Invitation, keys: MemberKeys, patience_s: float, tell: Tell
+) -> pb.JoinAnswer:
+    request = make_request(keys, invitation=invitation, now_ms=_now_ms())
+    answer = _called(lambda: door.Join(pb.JoinCall(request=request), timeout=_CALL_S))
+    if answer.state == pb.JOIN_STATE_WAITING:
+        tell("the operator sees the same words in `bottega server sites`; waiting for their decision")
+    status = pb.JoinStatusCall(spiffe_id=str(keys.id), fingerprint=keys.fingerprint.digest)
+    until = time.monotonic() + patience_s
+    while answer.state == pb.JOIN_STATE_WAITING:
+        if time.monotonic() > until:
+            raise HomeError(
+                "the operator has not decided yet", got=f"{patience_s:.0f} s of waiting",
+                advice="Run the same command again; it goes on from here.",
+            )  # fmt: skip
+        time.sleep(ASK_S)
+        answer = _called(lambda: door.JoinStatus(status, timeout=_CALL_S))
+    if answer.state != pb.JOIN_STATE_APPROVED:
+        raise IdentityError(
+            "the operator said no", got=answer.reason or "no reason", advice="Ask the operator for another invitation."
+        )
+    return answer
+
+
+def _called(call: Callable[[], pb.JoinAnswer]) -> pb.JoinAnswer:
+    try:
+        return call()
+    except grpc.RpcError as cause:
+        words = cause.details() if cause.code() is not grpc.StatusCode.UNKNOWN else cause.code().name
+        raise IdentityError(
+            "the server did not take the request", got=words,
+            advice="Run the same command again once the reason is gone; it goes on from here.",
+        ) from None  # fmt: skip
+
+
+def _moved_in(home: SiteHome, grant: Grant, data: str) -> SiteSettings:
+    site = grant.member.id
+    settings = parse(
+        SiteSettings,
+        {
+            "federation": site.federation,
+            "name": site.name,
+            "server": grant.settings.get("fleet"),
+            "registry": grant.settings.get("registry"),
+            "data": data,
+        },
+        "the grant",
+    )
+    join(home, grant.server, grant.roster, grant.authority.public_bytes(Encoding.PEM))
+    save_certificate(home.certificate, grant.certificate)
+    settle(home, settings)
+    return settings
+
+
+def _already(home: SiteHome, invitation: Invitation) -> SiteSettings:
+    settings = read_toml(SiteSettings, home.settings)
+    if (settings.federation, settings.name) != (invitation.federation, invitation.name):
+        raise HomeError(
+            "another site lives in this folder", got=f"{settings.name} of {settings.federation}",
+            expected=f"{invitation.name} of {invitation.federation}", advice="Name another --home.",
+        )  # fmt: skip
+    return settings
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,128 @@
+"""``bottega server invite | sites | approve | deny | revoke``: who belongs to the federation."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import SettingsError
+from common.paths import ServerHome
+from security.names import Role
+
+if TYPE_CHECKING:
+    from server.applicants import Applicant
+    from server.desk import Desk
+
+Home = Annotated[Path, typer.Option(help="The server's home folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="The member's name.")]
+As = Annotated[str, typer.Option("--role", help="site, operator or auditor.")]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands to ``bottega server``."""
+    for command in (invite, sites, approve, deny, revoke):
+        app.command()(command)
+
+
+def invite(
+    name: Annotated[str, typer.Argument(help="The name that the newcomer will have.")],
+    home: Home = Path("server"),
+    ttl: Annotated[str, typer.Option(help="How long the invitation holds, such as 30m, 1h or 2d.")] = "1h",
+    auto_approve: Annotated[bool, typer.Option(help="Let in whoever comes with it, without looking.")] = False,
+    role: As = "site",
+    json_: Json = False,
+) -> None:
+    """Invite somebody: prints one line for them to paste. It is good once, and secret."""
+    invitation = _desk(home).invite(_role(role), name, _duration(ttl), auto_approve=auto_approve)
+    token = invitation.token()
+    if json_:
+        typer.echo(json.dumps({"token": token, "expires_at_ms": invitation.expires_at_ms}))
+        return
+    typer.echo(token)
+    after = "" if auto_approve else f"\nthen compare the words and: bottega server approve {name} --home {home}"
+    typer.echo(f"\ngive it to {name} by a way you trust; they run: bottega site join TOKEN --data DIR{after}", err=True)
+
+
+def sites(home: Home = Path("server"), json_: Json = False) -> None:
+    """List who asked to join, with the words to compare, and how it stands with them."""
+    found = _desk(home).applicants()
+    if json_:
+        typer.echo(json.dumps([_facts(applicant) for applicant in found]))
+        return
+    if not found:
+        typer.echo(f"nobody has asked to join yet; invite somebody with `bottega server invite NAME --home {home}`")
+        return
+    table = Table("name", "role", "status", "fingerprint", "reason")
+    for applicant in found:
+        facts = _facts(applicant)
+        table.add_row(*(str(facts[key]) for key in ("name", "role", "status", "words", "reason")))
+    Console().print(table)
+
+
+def approve(name: Name, home: Home = Path("server"), role: As = "site") -> None:
+    """Let somebody in who waits. Compare the words of their fingerprint with them first."""
+    found = _desk(home).approve(_role(role), name)
+    typer.echo(f"{name} belongs to the federation: {_facts(found)['words']}")
+    typer.echo(f"their join goes on by itself; later: bottega run start --home {home}", err=True)
+
+
+def deny(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="The newcomer reads it.")],
+    home: Home = Path("server"),
+    role: As = "site",
+) -> None:
+    """Refuse somebody who waits."""
+    _desk(home).deny(_role(role), name, reason)
+    typer.echo(f"{name} was refused; the name is free again")
+
+
+def revoke(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Every site reads it in the roster.")],
+    home: Home = Path("server"),
+    role: As = "site",
+) -> None:
+    """End somebody's membership, at once and for good."""
+    _desk(home).revoke(_role(role), name, reason)
+    typer.echo(f"{name} was revoked: no call, no task and no update of theirs is taken from now on")
+
+
+def _desk(home: Path) -> Desk:
+    from server.opening import open_desk
+
+    return open_desk(ServerHome(home.absolute()))
+
+
+def _facts(applicant: Applicant) -> dict[str, object]:
+    from security.fingerprint import Fingerprint
+
+    seen = Fingerprint(applicant.fingerprint)
+    return {
+        "name": applicant.name, "role": applicant.role, "status": applicant.status, "words": seen.words,
+        "fingerprint": seen.digest.hex(), "reason": applicant.reason, "asked_at_ms": applicant.asked_at_ms,
+        "decided_at_ms": applicant.decided_at_ms,
+    }  # fmt: skip
+
+
+def _role(text: str) -> Role:
+    if text not in set(Role) - {Role.SERVER}:
+        raise SettingsError("--role does not fit", got=text, expected="site, operator or auditor")
+    return Role(text)
+
+
+def _duration(text: str) -> dt.timedelta:
+    parts = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", text)
+    if parts is None:
+        raise SettingsError("--ttl does not fit", got=text[:20], expected="a number and s, m, h or d, such as 1h")
+    return dt.timedelta(seconds=int(parts[1]) * _UNITS[parts[2]])

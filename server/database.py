@@ -1,0 +1,67 @@
+"""One SQLite file, opened so that what is written stays written.
+
+Every write is one transaction, flushed to disk before it returns (``synchronous=FULL``), so that a crash at any
+moment loses nothing that was said to be kept.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from common.errors import RunError
+
+
+class Database:
+    """The server's SQLite file; made when absent. Safe to use from several threads and processes.
+
+    Args:
+        file: Where.
+        schema: SQL that makes the tables that are not there yet.
+
+    Raises:
+        RunError: The file is no SQLite file, or is damaged.
+    """
+
+    def __init__(self, file: Path, schema: str) -> None:
+        self._lock = threading.Lock()
+        try:
+            self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=30)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+            self._db.executescript(schema)
+        except sqlite3.DatabaseError as cause:
+            raise RunError(
+                "the server's store cannot be opened", got=str(cause), expected="an SQLite file of bottega"
+            ) from cause
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._db.close()
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """Hold one transaction: all of it is kept, or none."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()

@@ -1,0 +1,235 @@
+"""The federation's front desk: who is invited, who asks, who is let in, and who must go.
+
+Operators come here through the command line on the server itself or through the registry, newcomers through the door.
+The roster says who belongs; the applicants' table says what was asked and decided. A decision is written to the
+roster first and to the table second, and a step that is done already is passed over, so what a crash cut in two is
+mended by deciding again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from common.errors import IdentityError
+from security.authority import Authority
+from security.csr import read_csr
+from security.enrolment import (
+    Invitation,
+    JoinRequest,
+    certificate_fingerprint,
+    make_grant,
+    open_request,
+    vouch,
+)
+from security.names import Role, SpiffeId
+from security.roster import Member, Roster, sign_roster
+from server.applicants import Applicant, Applicants, Status
+from server.house import House
+
+log = logging.getLogger("bottega.desk")
+
+SITE_CERTIFICATE = dt.timedelta(hours=72)
+"""How long a member's certificate holds; it is renewed at two thirds of that."""
+
+Connection = Callable[[Member], None]
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where members and newcomers find the server, each ``host:port`` as seen from outside."""
+
+    fleet: str
+    registry: str
+    door: str
+
+
+class Desk:
+    """The desk of one server.
+
+    Args:
+        house: The server's home, opened.
+        applicants: What was asked and decided.
+        addresses: Where the server is reached.
+        connect: Lets a site's SuperNode connect to the running SuperLink.
+        disconnect: Lets it go.
+    """
+
+    def __init__(
+        self, house: House, applicants: Applicants, addresses: Addresses, connect: Connection, disconnect: Connection
+    ) -> None:
+        self._house, self._applicants, self._addresses = house, applicants, addresses
+        self._connect, self._disconnect = connect, disconnect
+        self._authority = Authority.load(house.home.keys)
+
+    @property
+    def federation(self) -> str:
+        """The trust domain."""
+        return self._house.settings.federation
+
+    def expects_somebody(self) -> bool:
+        """Return whether anybody may be at the door."""
+        return self._applicants.expects_somebody(_now_ms())
+
+    def is_active(self, who: SpiffeId) -> bool:
+        """Return whether somebody belongs to the federation at this moment."""
+        return who in self._house.roster
+
+    def roster(self, known_version: int) -> bytes:
+        """Return the signed roster; nothing when the caller has the newest."""
+        roster = self._house.roster
+        return b"" if roster.version == known_version else sign_roster(roster, self._house.identity)
+
+    def invite(self, role: Role, name: str, ttl: dt.timedelta, *, auto_approve: bool) -> Invitation:
+        """Invite somebody under a name.
+
+        Raises:
+            IdentityError: The name will not do or is taken, or the time is not positive.
+        """
+        who, now = SpiffeId(self.federation, role, name), _now_ms()
+        if ttl <= dt.timedelta(0):
+            raise IdentityError("an invitation cannot have this lifetime", got=ttl, expected="a positive one")
+        if any(member.id == who for member in self._house.roster.members):
+            raise IdentityError("the name is taken", got=f"{role} {name}", expected="another name")
+        anchor = certificate_fingerprint(self._authority.certificate)
+        invitation = Invitation.create(who, self._addresses.door, anchor, now + ttl // dt.timedelta(milliseconds=1))
+        self._applicants.invite(invitation, auto_approve=auto_approve, now_ms=now)
+        log.info("invited: %s, for %s", who, ttl)
+        return invitation
+
+    def ask(self, data: bytes) -> Applicant:
+        """Take a newcomer's request, who came with an invitation.
+
+        Raises:
+            IdentityError: The request or the invitation will not do.
+        """
+        now = _now_ms()
+        request = self._opened(data, now)
+        admission = self._applicants.ask(request, data, now)
+        log.info("asked to join: %s, %s", request.member.id, admission.applicant.status)
+        if admission.auto_approve and admission.applicant.status is Status.WAITING:
+            return self.approve(request.member.id.role, request.member.id.name)
+        return admission.applicant
+
+    def bring(self, data: bytes) -> Applicant:
+        """Take a request that the operator was handed as a file.
+
+        Raises:
+            IdentityError: The request will not do, or the name is taken.
+        """
+        now = _now_ms()
+        return self._applicants.bring(self._opened(data, now), data, now)
+
+    def status(self, who: SpiffeId, fingerprint: bytes) -> Applicant:
+        """Tell a newcomer how their request stands.
+
+        Raises:
+            IdentityError: Nobody of that name and those keys asked.
+        """
+        found = self._applicants.one(who.role, who.name)
+        if not hmac.compare_digest(found.fingerprint, fingerprint):
+            raise IdentityError(f"nobody called {who.name} asked to join with these keys")
+        return found
+
+    def approve(self, role: Role, name: str) -> Applicant:
+        """Let somebody in who waits. Doing it twice does nothing.
+
+        Raises:
+            IdentityError: Nobody of that name waits.
+        """
+        found = self._applicants.one(role, name)
+        if found.status not in (Status.WAITING, Status.APPROVED):
+            raise IdentityError(f"{name} does not wait for a decision", got=found.status, expected=Status.WAITING)
+        newcomer = self._reopened(found).member
+        if newcomer.id not in self._house.roster:
+            supernode = newcomer.supernode if role is Role.SITE else b""
+            self._house.publish(lambda roster: roster.with_member(newcomer.peer, supernode, _now_ms()))
+        if role is Role.SITE:
+            self._connect(self._house.roster.member(newcomer.id))
+        log.info("approved: %s", newcomer.id)
+        return self._applicants.approve(role, name, _now_ms())
+
+    def deny(self, role: Role, name: str, reason: str) -> Applicant:
+        """Refuse somebody who waits.
+
+        Raises:
+            IdentityError: Nobody of that name waits.
+        """
+        denied = self._applicants.deny(role, name, reason, _now_ms())
+        log.info("denied: %s %s", role, name)
+        return denied
+
+    def revoke(self, role: Role, name: str, reason: str) -> Member:
+        """End somebody's membership, at once and for good. Done twice, the first reason stands.
+
+        Raises:
+            IdentityError: Nobody of that name belongs to the federation, or the reason will not do.
+        """
+        who = SpiffeId(self.federation, role, name)
+        roster = self._house.roster
+        if roster.member(who).active:
+            roster = self._house.publish(lambda latest: latest.with_revocation(who, reason, _now_ms()))
+        if role is Role.SITE:
+            self._disconnect(roster.member(who))
+        self._applicants.revoked(role, name, reason, _now_ms())
+        log.info("revoked: %s", who)
+        return roster.member(who)
+
+    def grant(self, approved: Applicant) -> bytes:
+        """Make what an approved newcomer is given: a certificate, the roster and where to find the server.
+
+        It is made anew at each call, so that it is fresh whenever it is fetched; only the newcomer can open it.
+
+        Raises:
+            IdentityError: They do not belong to the federation.
+        """
+        newcomer, now = self._reopened(approved).member, _now_ms()
+        roster: Roster = self._house.roster
+        if newcomer.id not in roster:
+            raise IdentityError(f"{approved.name} does not belong to the federation", got=approved.status)
+        return make_grant(
+            newcomer,
+            certificate=self._authority.issue(newcomer.id, newcomer.tls, lifetime=SITE_CERTIFICATE),
+            authority=self._authority.certificate,
+            statement=vouch(self._authority, self._house.identity.peer, now_ms=now),
+            roster=sign_roster(roster, self._house.identity),
+            settings={"fleet": self._addresses.fleet, "registry": self._addresses.registry},
+            sender=self._house.identity,
+            now_ms=now,
+        )
+
+    def renew(self, who: SpiffeId, csr: bytes) -> x509.Certificate:
+        """Certify a member's TLS key again, or a new one.
+
+        Raises:
+            IdentityError: The CSR is not by the key in it, or names somebody else.
+        """
+        certificate = self._authority.issue(who, read_csr(csr, who), lifetime=SITE_CERTIFICATE)
+        log.info("renewed: %s, until %s", who, certificate.not_valid_after_utc)
+        return certificate
+
+    def applicants(self) -> list[Applicant]:
+        """Return all who ever asked."""
+        return self._applicants.all()
+
+    def _opened(self, data: bytes, now_ms: int) -> JoinRequest:
+        request = open_request(data, now_ms=now_ms)
+        if request.member.id.federation != self.federation:
+            raise IdentityError(
+                "the request is for another federation", got=request.member.id.federation, expected=self.federation
+            )
+        return request
+
+    def _reopened(self, kept: Applicant) -> JoinRequest:
+        """Open a request that was checked when it came; how old it is now does not matter."""
+        return open_request(kept.request, now_ms=kept.asked_at_ms)
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

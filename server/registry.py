@@ -1,0 +1,196 @@
+"""The registry and the door, on gRPC: what members may ask of the server, and what strangers may.
+
+Two ports. On the registry's a caller shows a certificate of the federation's authority, and the gate looks up at each
+call whether that role may make it and whether that member is active. On the door's nobody shows a certificate, there
+are two calls, and they are answered only while somebody is expected.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+
+import grpc
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from common.errors import IdentityError, ProcessError
+from common.proto import registry_pb2 as pb
+from common.proto import registry_pb2_grpc as rpc
+from security.names import Role, SpiffeId, shown
+from server.applicants import Applicant, Status
+from server.desk import Desk
+from server.gate import OpenGate, RoleGate, caller
+from server.limits import RateLimit
+
+_MEMBERS = frozenset({Role.SITE, Role.OPERATOR, Role.AUDITOR})
+_OPERATORS = frozenset({Role.OPERATOR})
+_SERVICE = "/bottega.v1.Registry/"
+
+ALLOWED: Mapping[str, frozenset[Role]] = MappingProxyType(
+    {
+        _SERVICE + "GetRoster": _MEMBERS,
+        _SERVICE + "Renew": _MEMBERS,
+        _SERVICE + "ListMembers": _OPERATORS | {Role.AUDITOR},
+        _SERVICE + "Invite": _OPERATORS,
+        _SERVICE + "Approve": _OPERATORS,
+        _SERVICE + "Deny": _OPERATORS,
+        _SERVICE + "Revoke": _OPERATORS,
+    }
+)
+"""Who may call what; what is not here nobody may call."""
+
+MOST_REGISTRY_BYTES = 2**20
+"""The longest message to the registry: 1 MiB."""
+
+MOST_DOOR_BYTES = 2**15
+"""The longest message to the door: 32 KiB, twice the longest join request."""
+
+_THREADS = 8
+_WAITING_CALLS = 64
+_STATES = {
+    Status.WAITING: pb.JOIN_STATE_WAITING,
+    Status.APPROVED: pb.JOIN_STATE_APPROVED,
+    Status.DENIED: pb.JOIN_STATE_DENIED,
+    Status.REVOKED: pb.JOIN_STATE_REVOKED,
+}
+
+
+class RegistryService(rpc.RegistryServicer):
+    """Calls of members. The gate has let the caller in before any of this runs."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def GetRoster(self, request: pb.GetRosterCall, context: grpc.ServicerContext) -> pb.GetRosterAnswer:  # noqa: ARG002, N802
+        """Return the signed roster if it is newer than the caller's."""
+        return pb.GetRosterAnswer(roster=self._desk.roster(request.known_version))
+
+    def Renew(self, request: pb.RenewCall, context: grpc.ServicerContext) -> pb.RenewAnswer:  # noqa: N802
+        """Certify the caller's TLS key anew."""
+        certificate = self._desk.renew(caller(context), request.csr)
+        return pb.RenewAnswer(certificate=certificate.public_bytes(Encoding.DER))
+
+    def Invite(self, request: pb.InviteCall, context: grpc.ServicerContext) -> pb.InviteAnswer:  # noqa: ARG002, N802
+        """Invite somebody."""
+        ttl = dt.timedelta(seconds=min(request.ttl_s, 2**31))
+        invitation = self._desk.invite(_role(request.role), request.name, ttl, auto_approve=request.auto_approve)
+        return pb.InviteAnswer(token=invitation.token())
+
+    def ListMembers(self, request: pb.ListMembersCall, context: grpc.ServicerContext) -> pb.ListMembersAnswer:  # noqa: ARG002, N802
+        """Return everybody who ever asked."""
+        return pb.ListMembersAnswer(members=[self._row(applicant) for applicant in self._desk.applicants()])
+
+    def Approve(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
+        """Let somebody in."""
+        return self._row(self._desk.approve(_role(request.role), request.name))
+
+    def Deny(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
+        """Refuse somebody."""
+        return self._row(self._desk.deny(_role(request.role), request.name, request.reason))
+
+    def Revoke(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
+        """End somebody's membership."""
+        member = self._desk.revoke(_role(request.role), request.name, request.reason)
+        return pb.MemberRow(spiffe_id=str(member.id), status=member.status, reason=request.reason)
+
+    def _row(self, applicant: Applicant) -> pb.MemberRow:
+        return pb.MemberRow(
+            spiffe_id=str(SpiffeId(self._desk.federation, applicant.role, applicant.name)),
+            status=applicant.status,
+            fingerprint=applicant.fingerprint,
+            asked_at_ms=applicant.asked_at_ms,
+            decided_at_ms=applicant.decided_at_ms or 0,
+            reason=applicant.reason,
+        )
+
+
+class DoorService(rpc.DoorServicer):
+    """Calls of strangers."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def Join(self, request: pb.JoinCall, context: grpc.ServicerContext) -> pb.JoinAnswer:  # noqa: ARG002, N802
+        """Ask to join."""
+        return self._answer(self._desk.ask(request.request))
+
+    def JoinStatus(self, request: pb.JoinStatusCall, context: grpc.ServicerContext) -> pb.JoinAnswer:  # noqa: ARG002, N802
+        """Ask how it stands."""
+        return self._answer(self._desk.status(SpiffeId.parse(request.spiffe_id), request.fingerprint))
+
+    def _answer(self, found: Applicant) -> pb.JoinAnswer:
+        grant = self._desk.grant(found) if found.status is Status.APPROVED else b""
+        return pb.JoinAnswer(state=_STATES[found.status], reason=found.reason, grant=grant)
+
+
+def serve_registry(desk: Desk, address: str, credentials: grpc.ServerCredentials) -> tuple[grpc.Server, int]:
+    """Start the registry and return it with its port.
+
+    Args:
+        desk: What it speaks for.
+        address: ``host:port``; a port of 0 lets the system choose.
+        credentials: TLS 1.3 that asks for a certificate of the federation's authority.
+
+    Raises:
+        ProcessError: The port is taken.
+    """
+    server = _server(RoleGate(ALLOWED, desk.is_active, RateLimit(per_second=50, burst=200)), MOST_REGISTRY_BYTES)
+    rpc.add_RegistryServicer_to_server(RegistryService(desk), server)
+    return server, _opened(server, address, credentials)
+
+
+def serve_door(desk: Desk, address: str, credentials: grpc.ServerCredentials) -> tuple[grpc.Server, int]:
+    """Start the door and return it with its port.
+
+    Args:
+        desk: What it speaks for.
+        address: ``host:port``; a port of 0 lets the system choose.
+        credentials: TLS 1.3 that asks for no certificate.
+
+    Raises:
+        ProcessError: The port is taken.
+    """
+    server = _server(OpenGate(desk.expects_somebody, RateLimit(per_second=2, burst=20)), MOST_DOOR_BYTES)
+    rpc.add_DoorServicer_to_server(DoorService(desk), server)
+    return server, _opened(server, address, credentials)
+
+
+def _server(gate: RoleGate | OpenGate, most_bytes: int) -> grpc.Server:
+    options = [
+        ("grpc.max_receive_message_length", most_bytes),
+        ("grpc.max_metadata_size", 2**13),
+        ("grpc.max_concurrent_streams", _THREADS),
+        ("grpc.server_handshake_timeout_ms", 10_000),
+        ("grpc.max_connection_idle_ms", 120_000),
+        ("grpc.max_connection_age_ms", 600_000),
+        ("grpc.max_connection_age_grace_ms", 30_000),
+        ("grpc.so_reuseport", 0),
+    ]
+    return grpc.server(
+        ThreadPoolExecutor(_THREADS, "registry"),
+        interceptors=[gate],
+        options=options,
+        maximum_concurrent_rpcs=_WAITING_CALLS,
+    )
+
+
+def _opened(server: grpc.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+    try:
+        port = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise ProcessError(
+            f"{address} cannot be taken", expected="a free port",
+            advice="Stop what uses the port, or set another one in server.toml.",
+        )  # fmt: skip
+    server.start()
+    return port
+
+
+def _role(text: str) -> Role:
+    if text not in set(Role) - {Role.SERVER}:
+        raise IdentityError("this is no role to be invited in", got=shown(text), expected="site, operator or auditor")
+    return Role(text)

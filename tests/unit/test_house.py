@@ -1,0 +1,132 @@
+"""The server's house and a site's: how the roster is published at the one, and kept at the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from client.settings import SiteSettings
+from client.settling import join, known_roster, settle
+from common.errors import IdentityError
+from common.paths import ServerHome, SiteHome
+from security.identity import Identity, Role, SpiffeId
+from security.keys import supernode_line
+from security.roster import Roster, sign_roster
+from server.founding import add_site, found
+from server.house import House, active_sites, open_house
+from server.settings import ServerSettings
+from server.supernodes import flower_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEDERATION = "house.test"
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    home = ServerHome(tmp_path / "server")
+    found(home, ServerSettings(federation=FEDERATION), ["127.0.0.1"])
+    return open_house(home)
+
+
+def settled(house: House, root: Path, name: str) -> SiteHome:
+    home = SiteHome(root / name)
+    told = SiteSettings(federation=FEDERATION, name=name, server="127.0.0.1:8440", data=str(root))
+    add_site(house.home, settle(home, told))
+    return home
+
+
+def named(name: str) -> SpiffeId:
+    return SpiffeId(FEDERATION, Role.SITE, name)
+
+
+def told(house: House, site: SiteHome) -> None:
+    authority = house.home.authority_certificate.read_bytes()
+    join(site, house.identity.peer, house.home.roster.read_bytes(), authority)
+
+
+def test_founding_signs_version_one_and_each_site_is_one_version_more(house: House, tmp_path: Path) -> None:
+    assert house.roster.version == 1
+    assert list(house.roster) == [house.identity.peer]
+    site = settled(house, tmp_path, "anna")
+    settled(house, tmp_path, "bruno")
+    assert house.roster.version == 3
+    assert [member.id.name for member in active_sites(house.roster)] == ["anna", "bruno"]
+    key = flower_key(site.supernode_key.with_suffix(".pub").read_bytes())
+    assert house.sites[key].id == named("anna")
+
+
+def test_who_was_revoked_is_no_longer_among_the_sites_of_a_house_that_is_open(house: House, tmp_path: Path) -> None:
+    for name in ("anna", "bruno"):
+        settled(house, tmp_path, name)
+    other_process = open_house(house.home)
+    other_process.publish(lambda roster: roster.with_revocation(named("anna"), "left", 1))
+    assert [peer.id.name for peer in house.sites.values()] == ["bruno"]
+    assert named("anna") not in house.roster
+    with pytest.raises(IdentityError, match="taken"):
+        settled(house, tmp_path / "again", "anna")
+
+
+def test_what_sites_would_refuse_is_not_published(house: House, tmp_path: Path) -> None:
+    settled(house, tmp_path, "anna")
+    before = house.home.roster.read_bytes()
+    for change in (
+        lambda _: dataclasses.replace(Roster.first(house.identity.peer, 1), version=9),
+        lambda roster: dataclasses.replace(roster, version=1),
+        lambda _: Roster.first(Identity.generate(house.identity.id).peer, 1),
+    ):
+        with pytest.raises(IdentityError):
+            house.publish(change)
+    assert house.home.roster.read_bytes() == before
+
+
+def test_two_who_publish_at_once_make_two_versions(house: House) -> None:
+    def add(number: int) -> None:
+        peer = Identity.generate(named(f"site-{number}")).peer
+        key = supernode_line(ec.generate_private_key(ec.SECP384R1()).public_key())
+
+        def change(roster: Roster) -> Roster:
+            time.sleep(0.01)  # long enough for the other to come between, if it could
+            return roster.with_member(peer, key, 1)
+
+        open_house(house.home).publish(change)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(add, range(8)))
+    assert house.roster.version == 9
+    assert len(house.sites) == 8
+
+
+def test_a_site_keeps_what_it_was_told_and_follows_the_server(house: House, tmp_path: Path) -> None:
+    site = settled(house, tmp_path, "anna")
+    told(house, site)
+    told(house, site)  # again: nothing happens
+    assert known_roster(site) == house.roster
+    assert known_roster(site).server.peer == house.identity.peer
+    settled(house, tmp_path, "bruno")
+    told(house, site)
+    assert known_roster(site).version == 3
+
+
+def test_a_site_that_joined_takes_neither_another_server_nor_an_older_roster(house: House, tmp_path: Path) -> None:
+    old = house.home.roster.read_bytes()
+    site = settled(house, tmp_path, "anna")
+    told(house, site)
+    kept = site.roster.read_bytes(), site.authority_certificate.read_bytes()
+    with pytest.raises(IdentityError, match="goes backwards"):
+        join(site, house.identity.peer, old, b"another authority")
+    impostor = Identity.generate(house.identity.id)
+    with pytest.raises(IdentityError, match="pins somebody else"):
+        join(site, impostor.peer, sign_roster(Roster.first(impostor.peer, 1), impostor), b"another authority")
+    assert (site.roster.read_bytes(), site.authority_certificate.read_bytes()) == kept
+
+
+def test_a_site_that_has_not_joined_says_so(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="cannot be read"):
+        known_roster(SiteHome(tmp_path))
