@@ -45,6 +45,7 @@ class Check(IntEnum):
     CLAIMS = 9
     NORM = 10
     SPOOLED = 11
+    MEMBER = 12
 
     @property
     def slug(self) -> str:

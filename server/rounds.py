@@ -40,6 +40,8 @@ POLL_S = 0.2
 PULL_MOST = 8
 """Replies taken in one look: what bounds the memory of a round with many sites."""
 
+REVOKED = "the site was revoked after it was asked"
+
 GRACE_S = 10.0
 """What the last sites get at the least, once a quorum has answered."""
 
@@ -130,7 +132,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Admit and spool replies as they come, then aggregate and close the round."""
-        admitted = self._judged(server_round, replies)
+        admitted = self._still_members(server_round, self._judged(server_round, replies))
         run = self._run
         if len(admitted) < run.settings.quorum:
             log.warning(
@@ -272,7 +274,18 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             )
         return admitted
 
+    def _still_members(self, number: int, admitted: dict[str, Terms]) -> dict[str, Terms]:
+        """Leave out who was revoked after their update was admitted: nothing of theirs is averaged any more."""
+        roster = self._run.house.roster
+        left = {site: terms for site, terms in admitted.items() if terms.site.id in roster}
+        for site in admitted.keys() - left.keys():
+            self._run.store.overrule(self._run.id, number, _refusal(site, Refused(Check.MEMBER, REVOKED)))
+            log.warning("round %d: %s left out by check %d: %s", number, site, Check.MEMBER, REVOKED)
+        return left
+
     def _admitted(self, terms: Terms, reply: Message) -> AdmittedUpdate:
+        if terms.site.id not in self._run.house.roster:
+            raise Refused(Check.MEMBER, REVOKED)
         if reply.has_error():
             raise Refused(
                 Check.DELIVERED, "the courier brought an error", got=_said(reply.error.reason), expected="an envelope"
@@ -290,16 +303,20 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _record(self, number: int, site: str, why: Refused) -> None:
         log.warning("round %d: %s refused by check %d (%s): %s", number, site, why.check, why.check.slug, why)
-        words = "; ".join(
-            [why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)]
-        )
-        self._run.store.record(self._run.id, number, Verdict(site, False, int(why.check), why.check.slug, words), {})
+        self._run.store.record(self._run.id, number, _refusal(site, why), {})
 
     def _reopened(self, admitted: dict[str, Terms]) -> Iterator[AdmittedUpdate]:
         """Yield the admitted updates by site name, each opened from the spool only when it is its turn."""
         for site in sorted(admitted):
             letter, body = self._spool.take(site)
             yield admit(letter, body, admitted[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
+
+
+def _refusal(site: str, why: Refused) -> Verdict:
+    words = "; ".join(
+        [why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)]
+    )
+    return Verdict(site, False, int(why.check), why.check.slug, words)
 
 
 def _said(text: str | None) -> str:

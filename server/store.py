@@ -128,6 +128,15 @@ class Store(Database):
                     [(run, number, verdict.site, name, value) for name, value in metrics.items()],
                 )
 
+    def overrule(self, run: str, number: int, verdict: Verdict) -> None:
+        """Put a verdict in the place of the one that stood, and forget what the site reported."""
+        with self._write() as db:
+            db.execute(
+                'UPDATE verdicts SET admitted=?, number=?, "check"=?, reason=? WHERE run=? AND round=? AND site=?',
+                (int(verdict.admitted), verdict.number, verdict.check, verdict.reason, run, number, verdict.site),
+            )
+            db.execute("DELETE FROM metrics WHERE run=? AND round=? AND site=?", (run, number, verdict.site))
+
     def close_round(self, run: str, number: int, outcome: str, adapter_digest: str | None) -> None:
         """Record that a round ended."""
         with self._write() as db:

@@ -304,3 +304,51 @@ def test_after_the_last_round_sites_measure_and_the_adapter_stays(tmp_path: Path
     ]  # fmt: skip
     assert federation.store.rounds(RUN)[1].adapter_digest is None
     assert {n: m["held_out_loss"] for n, m in federation.store.metrics(RUN, 2).items()} == dict.fromkeys(HONEST, 0.25)
+
+
+def revoked(federation: Federation, site: str) -> None:
+    federation.house.publish(
+        lambda roster: roster.with_revocation(federation.sites[site].identity.id, "left", roster.created_at_ms + 1)
+    )
+
+
+def test_an_update_in_flight_when_its_site_is_revoked_is_not_admitted(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST, SETTINGS.model_copy(update={"rounds": 1, "quorum": 2}))
+    post = federation.post(order=HONEST)
+    gone: list[str] = []
+
+    def revoke_the_last() -> None:
+        if not gone:
+            gone.append(HONEST[-1])
+            revoked(federation, HONEST[-1])
+
+    post.on_pull = revoke_the_last
+    federation.play(post)
+    verdicts = {v.site: (v.admitted, v.check) for v in federation.store.verdicts(RUN, 1)}
+    assert verdicts.pop(HONEST[-1]) == (False, "member")
+    assert set(verdicts.values()) == {(True, "admitted")}
+    assert HONEST[-1] not in {v.site for v in federation.store.verdicts(RUN, 2)}, "a revoked site was asked again"
+
+
+def test_an_update_that_was_admitted_before_its_site_was_revoked_is_not_averaged(tmp_path: Path) -> None:
+    few = HONEST[:-1]
+    settings = SETTINGS.model_copy(update={"rounds": 1, "quorum": 2})
+    without = Federation(tmp_path / "without", few, settings)
+    without.play()
+    federation = Federation(tmp_path / "with", HONEST, settings)
+    post = federation.post(order=[HONEST[-1], *few])  # the one that will be revoked answers first
+    spool = federation.home.spool(RUN, 1)
+    gone: list[str] = []
+
+    def revoke_who_was_spooled() -> None:
+        if not gone and [*spool.glob(f"{HONEST[-1]}.sealed")]:
+            gone.append(HONEST[-1])
+            revoked(federation, HONEST[-1])
+
+    post.on_pull = revoke_who_was_spooled
+    federation.play(post)
+    assert gone, "the site was never spooled: this test would show nothing"
+    verdict = next(v for v in federation.store.verdicts(RUN, 1) if v.site == HONEST[-1])
+    assert (verdict.admitted, verdict.check) == (False, "member")
+    assert federation.store.metrics(RUN, 1).keys() == set(few)
+    assert federation.digest(1) == without.digest(1)
