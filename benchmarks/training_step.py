@@ -35,7 +35,7 @@ from client.dataset import TrainingSet, encode
 from client.drawings import Drawing, DrawingSettings, load_drawings
 from client.training import train
 from common.adapter_schema import Adapter
-from common.models import Base, attach_lora, load_adapter, load_base, trained_parameters
+from common.models import Base, LoraFactors, attach_lora, load_adapter, load_base
 from common.settings import LoraSettings, RunSettings, TrainingSettings
 from deploy.studios import make_studios
 from server.start import fresh_state
@@ -136,7 +136,7 @@ def plain_loop(base: Base, start: Adapter, drawings: Sequence[Drawing], settings
     """Train as the public script does and return what a step took."""
     load_adapter(base.unet, start)
     accelerator = Accelerator(cpu=True)
-    parameters = trained_parameters(base.unet)
+    parameters = LoraFactors(base.unet).trained()
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     rate = get_scheduler("constant", optimizer=optimiser)
     unet = accelerator.prepare(base.unet)

@@ -72,10 +72,8 @@ def encode(
         rounds.append(torch.cat(parts) if parts else torch.zeros(0, *_latent_shape(base)))
     captions = sorted({d.caption for d in drawings})
     row = {caption: i for i, caption in enumerate(captions)}
-    states = torch.cat(
-        [base.encode_text(captions[i : i + 64]).cpu() for i in range(0, len(captions), 64)]
-        + [base.encode_text([""]).cpu()]
-    )
+    texts = [*captions, ""]
+    states = torch.cat([base.encode_text(texts[i : i + 64]).cpu() for i in range(0, len(texts), 64)])
     return TrainingSet(
         torch.stack(rounds, 1), states, torch.tensor([row[d.caption] for d in drawings], dtype=torch.int64)
     )

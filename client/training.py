@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.dataset import TrainingSet
 from common.adapter_schema import Adapter
 from common.errors import TrainingError
-from common.models import Base, load_adapter, read_factors, trained_parameters
+from common.models import Base, LoraFactors, load_adapter
 from common.settings import LoraSettings, TrainingSettings
 
 HELD_OUT_SEED = 20_260_101
@@ -67,16 +67,19 @@ def train(
     if len(data) == 0:
         raise TrainingError("there is no drawing to train on", got="0 drawings", expected="at least 1")
     began = time.monotonic()
-    load_adapter(base.unet, adapter)
-    before = read_factors(base.unet, lora.trained)
-    losses = list(_steps(base, data, settings, seed))
-    delta = read_factors(base.unet, lora.trained) - before
+    factors = LoraFactors(base.unet)
+    factors.load(adapter)
+    before = factors.read(lora.trained)
+    losses = list(_steps(base, factors.trained(), data, settings, seed))
+    delta = factors.read(lora.trained) - before
     if not np.isfinite(delta).all() or not all(map(math.isfinite, losses)):
         raise TrainingError("training diverged", got="a loss that is not finite", expected="a smaller learning rate")
     return TrainingResult(delta, float(np.mean(losses)), len(data), time.monotonic() - began)
 
 
-def _steps(base: Base, data: TrainingSet, settings: TrainingSettings, seed: int) -> Iterator[float]:
+def _steps(
+    base: Base, parameters: list[nn.Parameter], data: TrainingSet, settings: TrainingSettings, seed: int
+) -> Iterator[float]:
     torch.manual_seed(seed)  # LoRA dropout draws from the global generator
     chance = torch.Generator().manual_seed(seed)
     accelerator = Accelerator(
@@ -84,7 +87,6 @@ def _steps(base: Base, data: TrainingSet, settings: TrainingSettings, seed: int)
         gradient_accumulation_steps=settings.accumulate,
         cpu=base.device.type == "cpu",
     )
-    parameters = trained_parameters(base.unet)
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     base.unet.train()
     for _ in range(settings.steps):

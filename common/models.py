@@ -223,47 +223,59 @@ def _described(name: str, layer: LoraLayer) -> LoraModule:
     return LoraModule(name, out_features=b.shape[0], in_features=a.shape[1], rank=a.shape[0], kernel=kernel)
 
 
-def trained_parameters(unet: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that training changes, in schema order."""
-    return [p for p in unet.parameters() if p.requires_grad]
+class LoraFactors:
+    """The factors that a U-Net carries, found once: walking all its modules takes as long as a part of a step.
 
-
-def read_factors(unet: nn.Module, part: Part) -> NDArray[np.float32]:
-    """Return the factors that ``unet`` carries as one flat float32 vector in schema order."""
-    tensors = [t.detach().reshape(-1).float().cpu().numpy() for t in _factors(unet, part)]
-    return np.concatenate(tensors)
-
-
-@torch.no_grad()
-def write_factors(unet: nn.Module, part: Part, flat: NDArray[np.float32]) -> None:
-    """Set the factors of ``unet`` from a flat float32 vector in schema order.
-
-    Raises:
-        BaseModelError: The vector is of another length.
+    Args:
+        unet: With LoRA attached; a later :func:`attach_lora` makes other factors.
     """
-    tensors = list(_factors(unet, part))
-    total = sum(t.numel() for t in tensors)
-    if flat.size != total:
-        raise BaseModelError("the adapter does not fit the U-Net", got=f"{flat.size} numbers", expected=f"{total}")
-    at = 0
-    for tensor in tensors:
-        piece = torch.from_numpy(np.array(flat[at : at + tensor.numel()], dtype=np.float32))
-        tensor.copy_(piece.view(tensor.shape))
-        at += tensor.numel()
+
+    def __init__(self, unet: nn.Module) -> None:
+        self._pairs = [
+            (layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight) for _, layer in lora_layers(unet)
+        ]
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return the factors that training changes, in schema order."""
+        return [tensor for tensor in self._of("both") if tensor.requires_grad]
+
+    def read(self, part: Part) -> NDArray[np.float32]:
+        """Return the factors as one flat float32 vector in schema order, a copy."""
+        return np.concatenate([t.detach().reshape(-1).float().cpu().numpy() for t in self._of(part)])
+
+    @torch.no_grad()
+    def write(self, part: Part, flat: NDArray[np.float32]) -> None:
+        """Set the factors from a flat float32 vector in schema order.
+
+        Raises:
+            BaseModelError: The vector is of another length.
+        """
+        tensors = list(self._of(part))
+        total = sum(t.numel() for t in tensors)
+        if flat.size != total:
+            raise BaseModelError("the adapter does not fit the U-Net", got=f"{flat.size} numbers", expected=f"{total}")
+        at = 0
+        for tensor in tensors:
+            piece = torch.from_numpy(np.array(flat[at : at + tensor.numel()], dtype=np.float32))
+            tensor.copy_(piece.view(tensor.shape))
+            at += tensor.numel()
+
+    def load(self, adapter: Adapter) -> None:
+        """Set both factors from ``adapter``."""
+        self.write("A", adapter.a)
+        self.write("B", adapter.b)
+
+    def _of(self, part: Part) -> Iterator[nn.Parameter]:
+        for a, b in self._pairs:
+            if part in ("A", "both"):
+                yield a
+            if part in ("B", "both"):
+                yield b
 
 
 def load_adapter(unet: nn.Module, adapter: Adapter) -> None:
     """Set both factors of ``unet`` from ``adapter``."""
-    write_factors(unet, "A", adapter.a)
-    write_factors(unet, "B", adapter.b)
-
-
-def _factors(unet: nn.Module, part: Part) -> Iterator[Tensor]:
-    for _, layer in lora_layers(unet):
-        if part in ("A", "both"):
-            yield layer.lora_A[ADAPTER_NAME].weight
-        if part in ("B", "both"):
-            yield layer.lora_B[ADAPTER_NAME].weight
+    LoraFactors(unet).load(adapter)
 
 
 def _frozen_weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from client.dataset import TrainingSet
 from client.training import train
 from common.base.architecture import VAE
-from common.models import attach_lora, from_pipeline, load_base, trained_parameters
+from common.models import LoraFactors, attach_lora, from_pipeline, load_base
 from common.settings import LoraSettings, RunSettings, TrainingSettings
 from server.start import fresh_state
 
@@ -36,7 +36,7 @@ counts = {}
 for method in ("both", "ffa"):
     lora = LoraSettings(method=method)
     schema = attach_lora(unet, lora)
-    counts[method] = sum(p.numel() for p in trained_parameters(unet))
+    counts[method] = sum(p.numel() for p in LoraFactors(unet).trained())
 data = TrainingSet(torch.randn(1, 1, 4, 64, 64), torch.randn(2, 77, 768), torch.zeros(1, dtype=torch.int64))
 adapter = fresh_state(schema, RunSettings(lora=lora)).adapter
 done = train(base, adapter, data, lora, TrainingSettings(steps=1, batch=1), 0)

@@ -14,13 +14,11 @@ from common.base import base_folder
 from common.errors import BaseModelError
 from common.models import (
     Base,
+    LoraFactors,
     adapter_schema,
     attach_lora,
     load_adapter,
     load_base,
-    read_factors,
-    trained_parameters,
-    write_factors,
 )
 from common.procedural import PALETTES, caption_of, styles, subjects
 from common.settings import LoraSettings
@@ -44,7 +42,7 @@ def test_any_text_becomes_tokens(base: Base) -> None:
 def test_an_adapter_does_not_change_the_digest_of_the_base(base: Base) -> None:
     bare = load_base().digest
     attach_lora(base.unet, LoraSettings())
-    write_factors(base.unet, "B", np.ones_like(read_factors(base.unet, "B")))
+    LoraFactors(base.unet).write("B", np.ones_like(LoraFactors(base.unet).read("B")))
     assert base.digest == bare
 
 
@@ -93,9 +91,9 @@ def test_a_source_that_is_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_only_b_is_trained_under_ffa_and_both_factors_else(base: Base) -> None:
     schema = attach_lora(base.unet, LoraSettings(method="ffa"))
-    assert sum(p.numel() for p in trained_parameters(base.unet)) == schema.numel("B")
+    assert sum(p.numel() for p in LoraFactors(base.unet).trained()) == schema.numel("B")
     schema = attach_lora(base.unet, LoraSettings(method="both"))
-    assert sum(p.numel() for p in trained_parameters(base.unet)) == schema.numel("both")
+    assert sum(p.numel() for p in LoraFactors(base.unet).trained()) == schema.numel("both")
 
 
 def test_attaching_again_leaves_one_adapter(base: Base) -> None:
@@ -116,14 +114,14 @@ def test_factors_come_back_as_they_were_written(base: Base, targets: tuple[str, 
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal(schema.numel(part)).astype(np.float32) for part in ("A", "B"))
     load_adapter(base.unet, Adapter(schema, a, b))
-    assert np.array_equal(read_factors(base.unet, "A"), a)
-    assert np.array_equal(read_factors(base.unet, "B"), b)
+    assert np.array_equal(LoraFactors(base.unet).read("A"), a)
+    assert np.array_equal(LoraFactors(base.unet).read("B"), b)
 
 
 def test_a_vector_of_another_length_is_refused(base: Base) -> None:
     attach_lora(base.unet, LoraSettings())
     with pytest.raises(BaseModelError, match="does not fit"):
-        write_factors(base.unet, "B", np.zeros(3, np.float32))
+        LoraFactors(base.unet).write("B", np.zeros(3, np.float32))
 
 
 def test_an_adapter_with_b_zero_changes_no_output(base: Base) -> None:
