@@ -258,7 +258,14 @@ def _waiting_run(control: str, server: ChildProcess) -> int:
 
 
 def _serverapps(server: ChildProcess) -> list[psutil.Process]:
-    return [p for p in descendants(server.pid or 0) if any("flwr-serverapp" in word for word in p.cmdline())]
+    return [p for p in descendants(server.pid or 0) if any("flwr-serverapp" in word for word in _words(p))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Return the command line; nothing of a process that has just ended."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []
 
 
 def answers(story: Story) -> list[str]:
