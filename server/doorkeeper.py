@@ -46,7 +46,11 @@ class Doorkeeper:
     def _keep(self) -> None:
         door: grpc.Server | None = None
         while not self._stop.wait(LOOK_S):
-            expected = self._expected()
+            try:
+                expected = self._expected()
+            except Exception:
+                log.exception("whether somebody is expected cannot be told; trying again")
+                continue
             if expected and door is None:
                 door = self._opened()
             elif not expected and door is not None:
