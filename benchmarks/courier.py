@@ -36,6 +36,8 @@ from common.settings import LoraSettings, RunSettings
 from security.envelope import Kind, SealedBody, seal_body, seal_letter
 from security.identity import Identity
 from security.names import Role, SpiffeId
+from security.roster import Roster
+from security.run_order import RunOrder, sign_order
 
 FEDERATION = "bench.bottega"
 WITHIN = "import flwr.supernode.cli.flwr_clientapp\n"
@@ -74,13 +76,13 @@ class Desk:
 
     server: Identity
     site: Identity
-    schema: AdapterSchema
+    roster: Roster
+    order: bytes
     body: SealedBody
 
     def task(self) -> bytes:
         """Return a task as the courier gets it; each is another one, since none is answered twice."""
-        terms = RunSettings(lora=LoraSettings(method="both")).terms
-        manifest = pb.Task(work=pb.WORK_TRAIN, schema=self.schema.to_json(), terms=terms.model_dump_json())
+        manifest = pb.Task(work=pb.WORK_TRAIN, order=self.order)
         letter = seal_letter(
             kind=Kind.TASK, run="bench", round_number=1, in_reply_to=b"", manifest=manifest.SerializeToString(),
             body=self.body, sender=self.server, recipient=self.site.peer, now_ms=int(time.time() * 1000),
@@ -93,7 +95,7 @@ def _taken(samples: int) -> dict[str, list[float]]:
         root = Path(name)
         (root / "empty_client_app.py").write_text(EMPTY_APP, "utf-8")
         desk = _desk()
-        agent = SiteAgent(desk.site, desk.server.peer, EchoBench(), root / "nonces.json")
+        agent = SiteAgent(desk.site, lambda: desk.roster, EchoBench(), root / "nonces.json")
         socket = root / "agent.sock"
         listening = serve(AgentService(agent, lambda: pb.Status(site="uno")), socket)
         try:
@@ -108,7 +110,11 @@ def _desk() -> Desk:
     site = Identity.generate(SpiffeId(FEDERATION, Role.SITE, "uno"))
     schema = AdapterSchema(tuple(LoraModule(f"blocks.{i}.to_q", 1024, 1024, 16) for i in range(16)))
     flat = np.full(schema.numel("both"), 1e-3, np.float32)
-    return Desk(server, site, schema, seal_body(pack(flat, schema, "both", "fp16")))
+    operator = Identity.generate(SpiffeId(FEDERATION, Role.OPERATOR, "operator"))
+    settings = RunSettings(quorum=1, lora=LoraSettings(method="both"))
+    order = sign_order(RunOrder("bench", operator.id, settings, "0" * 64, schema, ("uno",), 0), operator)
+    roster = Roster.first(server.peer, 0).with_member(operator.peer, b"", 0)
+    return Desk(server, site, roster, order, seal_body(pack(flat, schema, "both", "fp16")))
 
 
 def _in_turns(root: Path, desk: Desk, socket: Path, samples: int) -> dict[str, list[float]]:

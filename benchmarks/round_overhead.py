@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -43,7 +44,7 @@ from client.agent import AgentService, SiteAgent, serve
 from client.settings import SiteSettings
 from client.settling import join, known_roster
 from client.supernode import supernode
-from client.work import Answer, Bench
+from client.work import Answer, Bench, Job
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack, unpack
 from common.errors import ProcessError
@@ -51,13 +52,15 @@ from common.paths import ServerHome, SiteHome
 from common.processes import ChildProcess, Supervisor, flower_environment
 from common.programs import program
 from common.proto import bottega_pb2 as pb
-from common.settings import LoraSettings, RoundTerms, RunSettings, TrainingSettings, parse_json, read_toml
+from common.settings import LoraSettings, RunSettings, TrainingSettings, read_toml
 from deploy.federation import Premises, prepare, start_server, wait_for_sites
 from deploy.studios import StudioFolder
 from security.identity import Identity
 from security.names import Role, SpiffeId
+from security.run_order import RunOrder, sign_order
 from server.bundle import submit_run
 from server.house import open_house
+from server.operating import load_operator
 from server.ports import read_ports
 from server.store import Store
 
@@ -139,16 +142,15 @@ class EchoBench(Bench):
     def __init__(self) -> None:
         self.doing = "waiting"
 
-    def answer(self, task: pb.Task, run: str, number: int, open_body: Callable[[], memoryview]) -> Answer:  # noqa: ARG002
+    def answer(self, job: Job, open_body: Callable[[], memoryview]) -> Answer:
         """Answer at once."""
-        terms = parse_json(RoundTerms, task.terms, "the task's terms")
-        schema = AdapterSchema.from_json(task.schema)
+        terms, schema = job.order.settings, job.order.schema
         unpack(open_body(), schema, "both")
-        if task.work == pb.WORK_EVALUATE:
+        if job.work == pb.WORK_EVALUATE:
             return Answer(pb.Update(examples=1), b"")
         part = terms.lora.trained
         delta = np.full(schema.numel(part), UPDATE_VALUE, np.float32)
-        return Answer(pb.Update(examples=1), pack(delta, schema, part, terms.encoding, number))
+        return Answer(pb.Update(examples=1), pack(delta, schema, part, terms.encoding, job.number))
 
 
 def run_idle_site(home: SiteHome) -> None:
@@ -156,7 +158,7 @@ def run_idle_site(home: SiteHome) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_toml(SiteSettings, home.settings)
     identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
-    agent = SiteAgent(identity, known_roster(home).server.peer, EchoBench(), home.nonces)
+    agent = SiteAgent(identity, partial(known_roster, home), EchoBench(), home.nonces)
     listening = serve(AgentService(agent, lambda: pb.Status(site=settings.name)), home.socket)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -201,8 +203,10 @@ def _start_idle_site(premises: Premises, supervisor: Supervisor, name: str) -> N
 def _our_rounds(
     home: ServerHome, supervisor: Supervisor, run: str, settings: RunSettings, schema: AdapterSchema
 ) -> list[float]:
+    operator = load_operator(home.operator)
+    order = RunOrder(run, operator.id, settings, BASE_DIGEST, schema, tuple(sorted(NODES)), 0)
     with Store(home.database) as store:
-        store.start_run(run, settings.model_dump_json(), BASE_DIGEST, schema.to_json())
+        store.start_run(run, sign_order(order, operator))
         submit_run(f"127.0.0.1:{read_ports(home)['control']}", {"run": run})
         _wait(supervisor, f"run {run}", lambda: store.run(run).status != "running")
         if store.run(run).status != "finished":

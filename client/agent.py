@@ -18,15 +18,18 @@ from pathlib import Path
 
 import grpc
 
-from client.work import Answer, Bench
+from client.work import Answer, Bench, Job
 from common.errors import AgentError, BottegaError, EnvelopeError
 from common.paths import MOST_SOCKET_BYTES
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
 from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter, seal_body, seal_letter
 from security.files import replace
-from security.identity import Identity, Peer
+from security.header import parse
+from security.identity import Identity
 from security.replay import NonceBook, Remembered
+from security.roster import Roster
+from security.run_order import open_order
 
 log = logging.getLogger("bottega.agent")
 
@@ -41,13 +44,14 @@ class SiteAgent:
 
     Args:
         identity: The site's own.
-        server: The federation's server, the only one whose tasks are believed.
+        roster: Returns who belongs to the federation, as the site knows it now: its server, whose tasks alone are
+            believed, and the operators who may order runs.
         bench: Where the work is done.
         nonces: The file that remembers which tasks were answered.
     """
 
-    def __init__(self, identity: Identity, server: Peer, bench: Bench, nonces: Path) -> None:
-        self.identity, self._server, self._bench = identity, server, bench
+    def __init__(self, identity: Identity, roster: Callable[[], Roster], bench: Bench, nonces: Path) -> None:
+        self.identity, self._roster, self._bench = identity, roster, bench
         self._file = nonces
         self._book = NonceBook(TASK_LIFE_MS, _remembered(nonces))
 
@@ -59,7 +63,8 @@ class SiteAgent:
                 answered then, since there is nobody to answer to.
         """
         expect = Expectation(frozenset({Kind.TASK}), self.identity.id.federation, past_ms=TASK_LIFE_MS)
-        opened = open_letter(letter, opener=self.identity, sender=self._server, expect=expect, now_ms=_now_ms())
+        server = self._roster().server.peer
+        opened = open_letter(letter, opener=self.identity, sender=server, expect=expect, now_ms=_now_ms())
         self._take(opened)
         kind, manifest, plain = self._worked(opened, body)
         sealed = seal_body(plain)
@@ -71,7 +76,7 @@ class SiteAgent:
             manifest=manifest,
             body=sealed,
             sender=self.identity,
-            recipient=self._server,
+            recipient=server,
             now_ms=_now_ms(),
         )
         return reply, sealed.ciphertext
@@ -94,13 +99,20 @@ class SiteAgent:
 
     def _attempt(self, opened: OpenedLetter, body: Callable[[], memoryview]) -> Answer:
         try:
-            task = pb.Task.FromString(opened.manifest)
-            return self._bench.answer(task, opened.header.run, opened.header.round_number, body)
+            return self._bench.answer(self._job(opened), body)
         except BottegaError:
             raise
         except Exception as cause:  # whatever broke, what leaves is a refusal that tells nothing of the drawings
             log.exception("the work on a task broke")
             raise AgentError("the work on the task broke at the site", got=type(cause).__name__) from None
+
+    def _job(self, opened: OpenedLetter) -> Job:
+        task, header = parse(pb.Task, opened.manifest, "task", error=AgentError), opened.header
+        if task.work not in {pb.WORK_TRAIN, pb.WORK_EVALUATE}:
+            raise AgentError("the task asks for no known work", got=int(task.work), expected="to train or to measure")
+        order = open_order(task.order, self._roster())
+        order.check_asks(self.identity.id, header.run, header.round_number)
+        return Job(order, task.work, header.round_number)
 
 
 def slug(error: BottegaError) -> str:

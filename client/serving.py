@@ -24,7 +24,7 @@ from common.paths import SiteHome
 from common.processes import Supervisor
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
-from security.identity import Identity, Peer
+from security.identity import Identity
 from security.names import Role, SpiffeId
 
 log = logging.getLogger("bottega.site")
@@ -51,7 +51,8 @@ def run_site(home: SiteHome) -> None:
     if not drawings.train:
         raise DrawingsError("there is no drawing to train on", got="0 usable drawings", expected="at least 2")
     bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules)
-    agent = SiteAgent(identity, _server(home, settings), bench, home.nonces)
+    _check_roster(home, settings)
+    agent = SiteAgent(identity, partial(known_roster, home), bench, home.nonces)
     server = serve(AgentService(agent, lambda: _status(settings, base, drawings, bench)), home.socket)
     log.info(
         "site %s: %d drawings to train on, %d held out", settings.name, len(drawings.train), len(drawings.held_out)
@@ -78,11 +79,10 @@ def _encoded(home: SiteHome, base: Base, drawings: Drawings, settings: SiteSetti
     return training, held_out
 
 
-def _server(home: SiteHome, settings: SiteSettings) -> Peer:
+def _check_roster(home: SiteHome, settings: SiteSettings) -> None:
     roster = known_roster(home)
     if roster.federation != settings.federation:
         raise HomeError("the roster is of another federation", got=roster.federation, expected=settings.federation)
-    return roster.server.peer
 
 
 def _status(settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench) -> pb.Status:

@@ -18,7 +18,22 @@ from common.adapters import pack, unpack
 from common.errors import AdapterError, BaseModelError
 from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb
-from common.settings import LoraSettings, RoundTerms, parse_json
+from common.settings import LoraSettings
+from security.run_order import RunOrder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a task asks that was opened and believed: one round of a run that an operator ordered.
+
+    Attributes:
+        work: To train, or to measure only.
+        number: The round.
+    """
+
+    order: RunOrder
+    work: pb.Work.ValueType
+    number: int
 
 
 @dataclass(frozen=True)
@@ -48,51 +63,50 @@ class Bench:
         self._lock = threading.Lock()
         self.doing = "waiting"
 
-    def answer(self, task: pb.Task, run: str, number: int, open_body: Callable[[], memoryview]) -> Answer:
-        """Do what ``task`` asks.
+    def answer(self, job: Job, open_body: Callable[[], memoryview]) -> Answer:
+        """Do a job.
 
         Args:
-            task: From a letter that was opened and believed.
-            run: The run's id.
-            number: The round.
+            job: What is asked.
             open_body: Opens the sealed adapter; called only when the settings have passed the house rules.
 
         Raises:
             RuleError: The house rules forbid it.
-            BaseModelError: The task names another base.
+            BaseModelError: The order names another base.
             AdapterError: The adapter does not fit.
             TrainingError: Training or measuring failed.
         """
-        terms = parse_json(RoundTerms, task.terms, "the task's terms")
-        check_rules(self._rules, terms.lora, terms.training)
+        order = job.order
+        check_rules(self._rules, order.settings.lora, order.settings.training)
         with self._lock:
-            if task.base_digest != self._base.digest:
+            if order.base_digest != self._base.digest:
                 raise BaseModelError(
-                    "the task names another base model", got=self._base.digest[:16], expected=task.base_digest[:16]
+                    "the run is for another base model", got=self._base.digest[:16], expected=order.base_digest[:16]
                 )
-            schema = self._fitted(terms.lora, task.schema)
+            schema = self._fitted(order)
             adapter = _adapter(schema, open_body())
             try:
-                self.doing = f"{run} round {number}"
-                return self._worked(task, terms, schema, adapter, number)
+                self.doing = f"{order.run} round {job.number}"
+                return self._worked(job, schema, adapter)
             finally:
                 self.doing = "waiting"
 
-    def _fitted(self, lora: LoraSettings, asked: str) -> AdapterSchema:
+    def _fitted(self, order: RunOrder) -> AdapterSchema:
+        lora = order.settings.lora
         if lora != self._lora or self._schema is None:
             self._schema = attach_lora(self._base.unet, lora)
             self._lora = lora
-        if AdapterSchema.from_json(asked) != self._schema:
-            raise AdapterError("the task's adapter schema is not the one that its settings make on this base")
+        if order.schema != self._schema:
+            raise AdapterError("the order's adapter schema is not the one that its settings make on this base")
         return self._schema
 
-    def _worked(self, task: pb.Task, terms: RoundTerms, schema: AdapterSchema, adapter: Adapter, number: int) -> Answer:
-        metrics = {}
+    def _worked(self, job: Job, schema: AdapterSchema, adapter: Adapter) -> Answer:
+        terms, metrics = job.order.settings, {}
         if len(self._held_out):
             metrics["held_out_loss"] = held_out_loss(self._base, adapter, self._held_out, terms.training)
-        if task.work == pb.WORK_EVALUATE:
+        if job.work == pb.WORK_EVALUATE:
             return Answer(pb.Update(examples=len(self._training), metrics=metrics), b"")
-        seed = _own_seed(task.seed, number, self._site)
+        seed = _own_seed(terms.seed, job.number, self._site)
         done = train(self._base, adapter, self._training, terms.lora, terms.training, seed)
         metrics["training_loss"] = done.loss
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)

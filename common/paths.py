@@ -1,4 +1,4 @@
-"""Where things lie in a server's and a site's home folder. Paths only: nothing here reads or writes."""
+"""Where things lie in the homes of a server, a site and other members. Paths only: nothing here reads or writes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,43 @@ from pathlib import Path
 
 MOST_SOCKET_BYTES = 107
 """Longest path of a UNIX socket on Linux (sun_path without its final zero)."""
+
+
+@dataclass(frozen=True)
+class MemberHome:
+    """The home of a member of a federation: an operator's or an auditor's; a site's has more."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """``member.toml``."""
+        return self.root / "member.toml"
+
+    @property
+    def keys(self) -> Path:
+        """The member's own keys, each 0600."""
+        return self.root / "keys"
+
+    @property
+    def certificate(self) -> Path:
+        """The member's own certificate for the registry, PEM; renewed in place."""
+        return self.root / "member.crt"
+
+    @property
+    def authority_certificate(self) -> Path:
+        """The pinned certificate of the federation's authority, PEM."""
+        return self.root / "ca.crt"
+
+    @property
+    def roster(self) -> Path:
+        """Who belongs to the federation, as the server signed it and this member accepted it last."""
+        return self.root / "roster.signed"
+
+    @property
+    def pinned_server(self) -> Path:
+        """The federation's server and its keys as they were when the member joined, JSON; never overwritten."""
+        return self.root / "server.json"
 
 
 @dataclass(frozen=True)
@@ -46,6 +83,11 @@ class ServerHome:
         return self.root / "roster.lock"
 
     @property
+    def operator(self) -> MemberHome:
+        """The home of the operator who founded the federation: runs that are started here are signed by them."""
+        return MemberHome(self.root / "operator")
+
+    @property
     def database(self) -> Path:
         """The store: runs, rounds, verdicts."""
         return self.root / "bottega.db"
@@ -79,10 +121,8 @@ class ServerHome:
 
 
 @dataclass(frozen=True)
-class SiteHome:
+class SiteHome(MemberHome):
     """The home of a site."""
-
-    root: Path
 
     @property
     def settings(self) -> Path:
@@ -90,34 +130,9 @@ class SiteHome:
         return self.root / "site.toml"
 
     @property
-    def keys(self) -> Path:
-        """Signing, sealing and SuperNode keys, each 0600."""
-        return self.root / "keys"
-
-    @property
-    def certificate(self) -> Path:
-        """The site's own certificate for the registry, PEM; renewed in place."""
-        return self.root / "site.crt"
-
-    @property
     def supernode_key(self) -> Path:
         """The key that Flower's SuperNode signs with: ECDSA P-384 in OpenSSH format."""
         return self.keys / "supernode"
-
-    @property
-    def authority_certificate(self) -> Path:
-        """The pinned certificate of the federation's authority, PEM."""
-        return self.root / "ca.crt"
-
-    @property
-    def roster(self) -> Path:
-        """Who belongs to the federation, as the server signed it and this site accepted it last."""
-        return self.root / "roster.signed"
-
-    @property
-    def pinned_server(self) -> Path:
-        """The federation's server and its keys as they were when the site joined, JSON; never overwritten."""
-        return self.root / "server.json"
 
     @property
     def nonces(self) -> Path:

@@ -102,15 +102,6 @@ class AggregationSettings(Settings):
         return self.optimiser == "sgd" and self.momentum == 0 and self.server_learning_rate == 1
 
 
-class RoundTerms(Settings):
-    """What a task asks of a site."""
-
-    lora: LoraSettings
-    training: TrainingSettings
-    encoding: Encoding
-    """How the update is to be written on the wire."""
-
-
 class RunSettings(Settings):
     """One run: everything a round needs to know."""
 
@@ -138,10 +129,15 @@ class RunSettings(Settings):
             raise ValueError(NO_OPTIMISER_FOR_BOTH)
         return self
 
-    @property
-    def terms(self) -> RoundTerms:
-        """The part that sites are told."""
-        return RoundTerms(lora=self.lora, training=self.training, encoding=self.encoding)
+
+class MemberSettings(Settings):
+    """An operator or auditor who works from a home of their own: ``member.toml``."""
+
+    federation: str
+    role: Literal["operator", "auditor"]
+    name: str
+    registry: str
+    """Host and port of the server's registry, such as ``server.example:8441``."""
 
 
 def parse(model: type[S], values: object, where: str) -> S:

@@ -30,8 +30,9 @@ from deploy.montage import write_montage
 from deploy.progress import Progress
 from deploy.report import SiteGallery, write_report
 from deploy.studios import StudioFolder, find_studios, make_studios
+from security.run_order import read_order
+from server.planning import start_run
 from server.store import RoundRow, Store
-from server.submitting import start_run
 
 log = logging.getLogger("bottega.demo")
 
@@ -232,7 +233,8 @@ def _facts(
     after: Samples,
 ) -> dict[str, Any]:
     with Store(premises.server.database) as store:
-        curves, shown, digest = _curves(store, run), rounds(store, run), store.run(run).base_digest
+        curves, shown = _curves(store, run), rounds(store, run)
+        order = read_order(store.run(run).order)
     real = np.stack([d.pixels for own in drawings.values() for d in own])
     first, last = (float(np.mean([c[at] for c in curves.values()])) for at in (0, -1))
     return {
@@ -248,7 +250,7 @@ def _facts(
         "fid_real": len(real),
         "adapter": str(adapter),
         "adapter_digest": hashlib.sha256(adapter.read_bytes()).hexdigest(),
-        "base_digest": digest,
+        "base_digest": order.base_digest,
         "base": base.source,
         "prompts": [_prompts(own)[0] for own in drawings.values()],
     }

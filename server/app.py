@@ -9,11 +9,10 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.adapter_schema import AdapterSchema
 from common.errors import BottegaError, RunError
 from common.flower_pace import quicken_pulls
 from common.paths import ServerHome
-from common.settings import RunSettings, parse_json
+from security.run_order import open_order
 from server.house import open_house
 from server.rounds import Run, SealedRounds
 from server.start import starting_state
@@ -47,9 +46,10 @@ def main(grid: Grid, context: Context) -> None:
 
 def _run(grid: Grid, home: ServerHome, store: Store, run_id: str) -> None:
     row = store.run(run_id)
-    settings = parse_json(RunSettings, row.settings, "the run's settings")
-    run = Run(run_id, open_house(home), store, settings, AdapterSchema.from_json(row.schema), row.base_digest)
-    first, state = starting_state(home, store, run_id, settings, run.schema)
+    house = open_house(home)
+    # Believed anew at each start: whose operator was revoked since does not go on.
+    run = Run(open_order(row.order, house.roster), row.order, house, store)
+    first, state = starting_state(home, store, run_id, run.settings, run.schema)
     SealedRounds(run, state, first).start(grid)
     store.end_run(run_id, "finished")
 

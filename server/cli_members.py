@@ -13,14 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import SettingsError
-from common.paths import ServerHome
 from security.names import Role
 
 if TYPE_CHECKING:
-    from server.applicants import Applicant
-    from server.desk import Desk
+    from common.proto import registry_pb2 as pb
+    from server.office import Office
 
-Home = Annotated[Path, typer.Option(help="The server's home folder.")]
+Home = Annotated[Path, typer.Option(help="The server's home folder, or an operator's own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(help="The member's name.")]
 As = Annotated[str, typer.Option("--role", help="site, operator or auditor.")]
@@ -43,35 +42,34 @@ def invite(
     json_: Json = False,
 ) -> None:
     """Invite somebody: prints one line for them to paste. It is good once, and secret."""
-    invitation = _desk(home).invite(_role(role), name, _duration(ttl), auto_approve=auto_approve)
-    token = invitation.token()
+    token = _office(home).invite(_role(role), name, _duration(ttl), auto_approve=auto_approve)
     if json_:
-        typer.echo(json.dumps({"token": token, "expires_at_ms": invitation.expires_at_ms}))
+        typer.echo(json.dumps({"token": token}))
         return
     typer.echo(token)
     after = "" if auto_approve else f"\nthen compare the words and: bottega server approve {name} --home {home}"
-    typer.echo(f"\ngive it to {name} by a way you trust; they run: bottega site join TOKEN --data DIR{after}", err=True)
+    typer.echo(f"\ngive it to {name} by a way you trust; they run: {_joining(role)}{after}", err=True)
 
 
 def sites(home: Home = Path("server"), json_: Json = False) -> None:
     """List who asked to join, with the words to compare, and how it stands with them."""
-    found = _desk(home).applicants()
+    found = _office(home).members()
     if json_:
-        typer.echo(json.dumps([_facts(applicant) for applicant in found]))
+        typer.echo(json.dumps([_facts(row) for row in found]))
         return
     if not found:
         typer.echo(f"nobody has asked to join yet; invite somebody with `bottega server invite NAME --home {home}`")
         return
     table = Table("name", "role", "status", "fingerprint", "reason")
-    for applicant in found:
-        facts = _facts(applicant)
+    for row in found:
+        facts = _facts(row)
         table.add_row(*(str(facts[key]) for key in ("name", "role", "status", "words", "reason")))
     Console().print(table)
 
 
 def approve(name: Name, home: Home = Path("server"), role: As = "site") -> None:
     """Let somebody in who waits. Compare the words of their fingerprint with them first."""
-    found = _desk(home).approve(_role(role), name)
+    found = _office(home).approve(_role(role), name)
     typer.echo(f"{name} belongs to the federation: {_facts(found)['words']}")
     typer.echo(f"their join goes on by itself; later: bottega run start --home {home}", err=True)
 
@@ -83,7 +81,7 @@ def deny(
     role: As = "site",
 ) -> None:
     """Refuse somebody who waits."""
-    _desk(home).deny(_role(role), name, reason)
+    _office(home).deny(_role(role), name, reason)
     typer.echo(f"{name} was refused; the name is free again")
 
 
@@ -94,24 +92,29 @@ def revoke(
     role: As = "site",
 ) -> None:
     """End somebody's membership, at once and for good."""
-    _desk(home).revoke(_role(role), name, reason)
+    _office(home).revoke(_role(role), name, reason)
     typer.echo(f"{name} was revoked: no call, no task and no update of theirs is taken from now on")
 
 
-def _desk(home: Path) -> Desk:
-    from server.opening import open_desk
+def _office(home: Path) -> Office:
+    from server.offices import open_office
 
-    return open_desk(ServerHome(home.absolute()))
+    return open_office(home)
 
 
-def _facts(applicant: Applicant) -> dict[str, object]:
+def _joining(role: str) -> str:
+    return "bottega site join TOKEN --data DIR" if role == Role.SITE else f"bottega member join TOKEN --home {role}"
+
+
+def _facts(row: pb.MemberRow) -> dict[str, object]:
     from security.fingerprint import Fingerprint
+    from security.names import SpiffeId
 
-    seen = Fingerprint(applicant.fingerprint)
+    seen, who = Fingerprint(row.fingerprint), SpiffeId.parse(row.spiffe_id)
     return {
-        "name": applicant.name, "role": applicant.role, "status": applicant.status, "words": seen.words,
-        "fingerprint": seen.digest.hex(), "reason": applicant.reason, "asked_at_ms": applicant.asked_at_ms,
-        "decided_at_ms": applicant.decided_at_ms,
+        "name": who.name, "role": who.role, "status": row.status, "words": seen.words,
+        "fingerprint": seen.digest.hex(), "reason": row.reason, "asked_at_ms": row.asked_at_ms,
+        "decided_at_ms": row.decided_at_ms or None,
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from cryptography import x509
 
 from common.errors import IdentityError
+from common.paths import ServerHome
 from security.authority import Authority
 from security.csr import read_csr
 from security.enrolment import (
@@ -30,6 +31,7 @@ from security.enrolment import (
 )
 from security.names import Role, SpiffeId
 from security.roster import Member, Roster, sign_roster
+from security.rotation import open_rotation
 from server.applicants import Applicant, Applicants, Status
 from server.house import House
 
@@ -37,8 +39,6 @@ log = logging.getLogger("bottega.desk")
 
 SITE_CERTIFICATE = dt.timedelta(hours=72)
 """How long a member's certificate holds; it is renewed at two thirds of that."""
-
-Connection = Callable[[Member], None]
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,25 @@ class Desk:
         applicants: What was asked and decided.
         addresses: Where the server is reached.
         connect: Lets a site's SuperNode connect to the running SuperLink.
-        disconnect: Lets it go.
+        disconnect: Lets a SuperNode go, by its public key.
     """
 
     def __init__(
-        self, house: House, applicants: Applicants, addresses: Addresses, connect: Connection, disconnect: Connection
+        self,
+        house: House,
+        applicants: Applicants,
+        addresses: Addresses,
+        connect: Callable[[Member], None],
+        disconnect: Callable[[bytes], None],
     ) -> None:
         self._house, self._applicants, self._addresses = house, applicants, addresses
         self._connect, self._disconnect = connect, disconnect
         self._authority = Authority.load(house.home.keys)
+
+    @property
+    def home(self) -> ServerHome:
+        """The server's home."""
+        return self._house.home
 
     @property
     def federation(self) -> str:
@@ -177,7 +187,7 @@ class Desk:
         if roster.member(who).active:
             roster = self._house.publish(lambda latest: latest.with_revocation(who, reason, _now_ms()))
         if role is Role.SITE:
-            self._disconnect(roster.member(who))
+            self._disconnect(roster.member(who).keys.supernode)
         self._applicants.revoked(role, name, reason, _now_ms())
         log.info("revoked: %s", who)
         return roster.member(who)
@@ -214,6 +224,32 @@ class Desk:
         certificate = self._authority.issue(who, read_csr(csr, who), lifetime=SITE_CERTIFICATE)
         log.info("renewed: %s, until %s", who, certificate.not_valid_after_utc)
         return certificate
+
+    def rotate(self, who: SpiffeId, signed: bytes, csr: bytes) -> x509.Certificate:
+        """Put a member's new keys in the place of the old ones, and certify the new TLS key.
+
+        Done again with the same rotation, it answers as before: the member may not have heard the first answer.
+
+        Args:
+            who: The member who calls.
+            signed: Their ``SignedRotation``.
+            csr: For the new TLS key.
+
+        Raises:
+            IdentityError: The rotation is another's, does not begin with their present keys, or the CSR will not do.
+        """
+        rotation = open_rotation(signed)
+        if rotation.id != who:
+            raise IdentityError("a member rotates their own keys", got=rotation.id, expected=who)
+        tls = read_csr(csr, who)
+        if rotation not in self._house.roster.rotations_of(who):
+            self._house.publish(lambda roster: roster.with_rotation(rotation, _now_ms()))
+            log.info("rotated: %s, for the %d. time", who, rotation.serial)
+        if who.role is Role.SITE:
+            # Once a site's old SuperNode is let go Flower never takes its key again, so the new one comes first.
+            self._connect(self._house.roster.member(who))
+            self._disconnect(rotation.before.supernode)
+        return self._authority.issue(who, tls, lifetime=SITE_CERTIFICATE)
 
     def applicants(self) -> list[Applicant]:
         """Return all who ever asked."""

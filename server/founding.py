@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.errors import HomeError, IdentityError
 from common.paths import ServerHome
+from common.settings import MemberSettings
 from security.authority import create_authority, save_certificate
 from security.enrolment import Newcomer
 from security.files import PUBLIC, replace, write_new
@@ -20,6 +21,7 @@ from security.names import Role, SpiffeId
 from security.roster import Roster, sign_roster
 from security.succession import keep_roster
 from server.house import open_house
+from server.operating import settle_operator
 from server.settings import ServerSettings
 
 TLS_KEY = "tls.key"
@@ -52,7 +54,9 @@ def found(home: ServerHome, settings: ServerSettings, reached_by: Iterable[str])
     )
     identity = Identity.generate(server)
     identity.save(home.keys)
-    keep_roster(home.roster, sign_roster(Roster.first(identity.peer, _now_ms()), identity), identity.peer)
+    operator = settle_operator(home.operator, _founder(settings))
+    roster = Roster.first(identity.peer, _now_ms()).with_member(operator.peer, b"", _now_ms())
+    keep_roster(home.roster, sign_roster(roster, identity), identity.peer)
     # Last: its presence says that the home is whole.
     write_new(
         home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError
@@ -71,6 +75,13 @@ def add_site(home: ServerHome, site: Newcomer) -> None:
         IdentityError: The name or a key is already there, even of somebody revoked; or the file cannot be written.
     """
     open_house(home).publish(lambda roster: roster.with_member(site.peer, site.supernode, _now_ms()))
+
+
+def _founder(settings: ServerSettings) -> MemberSettings:
+    return MemberSettings(
+        federation=settings.federation, role="operator", name=settings.operator,
+        registry=f"{settings.reached_by}:{settings.registry_port}",
+    )  # fmt: skip
 
 
 def _now_ms() -> int:

@@ -45,10 +45,10 @@ def desk_of(house: House, ports: dict[str, int]) -> Desk:
         if control is not None:
             register_supernode(control, site.id.name, site.keys.supernode)
 
-    def disconnect(site: Member) -> None:
+    def disconnect(supernode: bytes) -> None:
         if control is not None:
             with contextlib.suppress(ProcessError):  # it is in the roster: no task is sealed to it from now on
-                unregister_supernode(control, site.keys.supernode)
+                unregister_supernode(control, supernode)
 
     addresses = Addresses(
         fleet=f"{settings.reached_by}:{ports.get('fleet', settings.fleet_port)}",

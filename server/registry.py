@@ -23,6 +23,8 @@ from server.applicants import Applicant, Status
 from server.desk import Desk
 from server.gate import OpenGate, RoleGate, caller
 from server.limits import RateLimit
+from server.rows import member_row
+from server.run_desk import RunDesk
 
 _MEMBERS = frozenset({Role.SITE, Role.OPERATOR, Role.AUDITOR})
 _OPERATORS = frozenset({Role.OPERATOR})
@@ -37,6 +39,12 @@ ALLOWED: Mapping[str, frozenset[Role]] = MappingProxyType(
         _SERVICE + "Approve": _OPERATORS,
         _SERVICE + "Deny": _OPERATORS,
         _SERVICE + "Revoke": _OPERATORS,
+        _SERVICE + "StartRun": _OPERATORS,
+        _SERVICE + "ResumeRun": _OPERATORS,
+        _SERVICE + "StopRun": _OPERATORS,
+        _SERVICE + "ListRuns": _OPERATORS | {Role.AUDITOR},
+        _SERVICE + "ShowRun": _OPERATORS | {Role.AUDITOR},
+        _SERVICE + "Rotate": _MEMBERS,
     }
 )
 """Who may call what; what is not here nobody may call."""
@@ -61,7 +69,7 @@ class RegistryService(rpc.RegistryServicer):
     """Calls of members. The gate has let the caller in before any of this runs."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+        self._desk, self._runs = desk, RunDesk(desk.home)
 
     def GetRoster(self, request: pb.GetRosterCall, context: grpc.ServicerContext) -> pb.GetRosterAnswer:  # noqa: ARG002, N802
         """Return the signed roster if it is newer than the caller's."""
@@ -95,15 +103,33 @@ class RegistryService(rpc.RegistryServicer):
         member = self._desk.revoke(_role(request.role), request.name, request.reason)
         return pb.MemberRow(spiffe_id=str(member.id), status=member.status, reason=request.reason)
 
+    def StartRun(self, request: pb.StartRunCall, context: grpc.ServicerContext) -> pb.RunRow:  # noqa: N802
+        """Start the run of an order that the caller signed."""
+        return self._runs.start(request.order, caller(context))
+
+    def ResumeRun(self, request: pb.RunCall, context: grpc.ServicerContext) -> pb.RunRow:  # noqa: ARG002, N802
+        """Go on with a run."""
+        return self._runs.resume(request.run)
+
+    def StopRun(self, request: pb.RunCall, context: grpc.ServicerContext) -> pb.RunRow:  # noqa: ARG002, N802
+        """End a run."""
+        return self._runs.stop(request.run)
+
+    def ListRuns(self, request: pb.ListRunsCall, context: grpc.ServicerContext) -> pb.ListRunsAnswer:  # noqa: ARG002, N802
+        """Return all runs."""
+        return pb.ListRunsAnswer(runs=self._runs.all())
+
+    def ShowRun(self, request: pb.RunCall, context: grpc.ServicerContext) -> pb.ShowRunAnswer:  # noqa: ARG002, N802
+        """Return one run with its rounds and verdicts."""
+        return self._runs.shown(request.run)
+
+    def Rotate(self, request: pb.RotateCall, context: grpc.ServicerContext) -> pb.RotateAnswer:  # noqa: N802
+        """Put the caller's new keys in the place of the old ones."""
+        certificate = self._desk.rotate(caller(context), request.rotation, request.csr)
+        return pb.RotateAnswer(certificate=certificate.public_bytes(Encoding.DER), roster=self._desk.roster(0))
+
     def _row(self, applicant: Applicant) -> pb.MemberRow:
-        return pb.MemberRow(
-            spiffe_id=str(SpiffeId(self._desk.federation, applicant.role, applicant.name)),
-            status=applicant.status,
-            fingerprint=applicant.fingerprint,
-            asked_at_ms=applicant.asked_at_ms,
-            decided_at_ms=applicant.decided_at_ms or 0,
-            reason=applicant.reason,
-        )
+        return member_row(self._desk.federation, applicant)
 
 
 class DoorService(rpc.DoorServicer):

@@ -26,6 +26,7 @@ from security.admission import ANSWER_LIFE_MS, AdmittedUpdate, Check, Refused, T
 from security.envelope import Kind, SealedBody, peek_header, seal_body, seal_letter
 from security.identity import Peer
 from security.replay import NonceBook
+from security.run_order import RunOrder
 from server.aggregation import Round, aggregate
 from server.house import House
 from server.spool import Spool
@@ -48,14 +49,37 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True)
 class Run:
-    """Everything about one run that does not change between rounds."""
+    """Everything about one run that does not change between rounds.
 
-    id: str
+    Args:
+        order: What an operator asks.
+        signed: The exact bytes of the signed order: sites are shown them in every task.
+    """
+
+    order: RunOrder
+    signed: bytes
     house: House
     store: Store
-    settings: RunSettings
-    schema: AdapterSchema
-    base_digest: str
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.order.run
+
+    @property
+    def settings(self) -> RunSettings:
+        """What the operator asked for."""
+        return self.order.settings
+
+    @property
+    def schema(self) -> AdapterSchema:
+        """The adapter's layers and ranks."""
+        return self.order.schema
+
+    @property
+    def sites(self) -> dict[bytes, Peer]:
+        """The sites that the order asks and that are active now, by the public key of their SuperNode."""
+        return {key: site for key, site in self.house.sites.items() if site.id.name in self.order.sites}
 
 
 @dataclass(frozen=True)
@@ -170,13 +194,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._spool.clear()  # what a crash left of an earlier try at this round
         self._asked = {}
         body = self._sealed_adapter()
-        manifest = pb.Task(
-            work=work,
-            base_digest=run.base_digest,
-            schema=run.schema.to_json(),
-            terms=settings.terms.model_dump_json(),
-            seed=settings.seed,
-        ).SerializeToString()
+        manifest = pb.Task(work=work, order=run.signed).SerializeToString()
         for node, site in sites.items():
             letter = seal_letter(
                 kind=Kind.TASK, run=run.id, round_number=number, in_reply_to=b"", manifest=manifest, body=body,
@@ -213,7 +231,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _gathered(self, grid: Grid) -> dict[int, Peer]:
         """Return the sites that are online, ``{node: site}``, waiting for a quorum of them."""
-        known, settings = self._run.house.sites, self._run.settings
+        known, settings = self._run.sites, self._run.settings
         patience = time.monotonic() + settings.gather_s
         while True:
             nodes = {n.node_id: known[n.public_key] for n in grid.get_nodes() if n.public_key in known}

@@ -16,6 +16,8 @@ class ServerSettings(Settings):
 
     federation: str
     name: str = "server"
+    operator: str = "operator"
+    """Name of the operator whose keys live in the server's home; runs that are started there are signed by them."""
     host: str = "0.0.0.0"  # noqa: S104 (sites connect from elsewhere; this port speaks TLS 1.3 and the fleet API alone)
     """Address that the public ports listen on."""
     reached_by: str = "127.0.0.1"

@@ -12,7 +12,7 @@ from server.database import Database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
-    run TEXT PRIMARY KEY, settings TEXT NOT NULL, base_digest TEXT NOT NULL, schema TEXT NOT NULL,
+    run TEXT PRIMARY KEY, "order" BLOB NOT NULL, flower INTEGER,
     status TEXT NOT NULL, error TEXT NOT NULL DEFAULT '', started_at REAL NOT NULL, ended_at REAL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
@@ -56,12 +56,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run as stored."""
+    """One run as stored.
+
+    Attributes:
+        order: The signed order, as it came.
+        flower: Flower's own number for it; None until Flower has taken it.
+    """
 
     run: str
-    settings: str
-    base_digest: str
-    schema: str
+    order: bytes
+    flower: int | None
     status: str
     error: str
     started_at: float
@@ -90,14 +94,19 @@ class Store(Database):
     def __init__(self, file: Path) -> None:
         super().__init__(file, _SCHEMA)
 
-    def start_run(self, run: str, settings: str, base_digest: str, schema: str) -> None:
-        """Record that a run begins; a run that is resumed keeps its start."""
+    def start_run(self, run: str, order: bytes) -> None:
+        """Record that a run begins; a run that is resumed keeps its order and its start."""
         with self._write() as db:
             db.execute(
-                "INSERT INTO runs VALUES (?, ?, ?, ?, 'running', '', ?, NULL) "
-                "ON CONFLICT (run) DO UPDATE SET status='running', error='', ended_at=NULL, settings=excluded.settings",
-                (run, settings, base_digest, schema, time.time()),
+                "INSERT INTO runs VALUES (?, ?, NULL, 'running', '', ?, NULL) "
+                "ON CONFLICT (run) DO UPDATE SET status='running', error='', ended_at=NULL",
+                (run, order, time.time()),
             )
+
+    def submitted(self, run: str, flower: int) -> None:
+        """Record the number under which Flower took a run."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET flower=? WHERE run=?", (flower, run))
 
     def end_run(self, run: str, status: str, error: str = "") -> None:
         """Record how a run ended: ``finished``, ``stopped`` or ``failed``."""

@@ -208,36 +208,26 @@ Global___Envelope: _TypeAlias = Envelope  # noqa: Y015
 
 @_typing.final
 class Task(_message.Message):
-    """The manifest of a task. The body holds the adapter, both factors, as safetensors."""
+    """The manifest of a task. The body holds the adapter, both factors, as safetensors. What is to be trained, on which base
+    and how, stands in the order that an operator signed, and nowhere else.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WORK_FIELD_NUMBER: _builtins.int
-    BASE_DIGEST_FIELD_NUMBER: _builtins.int
-    SCHEMA_FIELD_NUMBER: _builtins.int
-    TERMS_FIELD_NUMBER: _builtins.int
-    SEED_FIELD_NUMBER: _builtins.int
+    ORDER_FIELD_NUMBER: _builtins.int
     work: Global___Work.ValueType
-    base_digest: _builtins.str
-    """sha256 over the base model's weights, hex"""
-    schema: _builtins.str
-    """AdapterSchema as JSON"""
-    terms: _builtins.str
-    """RoundTerms as JSON"""
-    seed: _builtins.int
-    """of this run; the site derives its own from it"""
+    order: _builtins.bytes
+    """SignedRunOrder, exact bytes"""
     def __init__(
         self,
         *,
         work: Global___Work.ValueType = ...,
-        base_digest: _builtins.str = ...,
-        schema: _builtins.str = ...,
-        terms: _builtins.str = ...,
-        seed: _builtins.int = ...,
+        order: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "schema", b"schema", "seed", b"seed", "terms", b"terms", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

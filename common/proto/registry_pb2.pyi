@@ -195,6 +195,54 @@ class RenewAnswer(_message.Message):
 Global___RenewAnswer: _TypeAlias = RenewAnswer  # noqa: Y015
 
 @_typing.final
+class RotateCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROTATION_FIELD_NUMBER: _builtins.int
+    CSR_FIELD_NUMBER: _builtins.int
+    rotation: _builtins.bytes
+    """SignedRotation, exact bytes: the caller's own keys"""
+    csr: _builtins.bytes
+    """PKCS#10, DER: the new TLS key"""
+    def __init__(
+        self,
+        *,
+        rotation: _builtins.bytes = ...,
+        csr: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "rotation", b"rotation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateCall: _TypeAlias = RotateCall  # noqa: Y015
+
+@_typing.final
+class RotateAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    ROSTER_FIELD_NUMBER: _builtins.int
+    certificate: _builtins.bytes
+    """X.509, DER"""
+    roster: _builtins.bytes
+    """signed"""
+    def __init__(
+        self,
+        *,
+        certificate: _builtins.bytes = ...,
+        roster: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "roster", b"roster"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateAnswer: _TypeAlias = RotateAnswer  # noqa: Y015
+
+@_typing.final
 class InviteCall(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -339,3 +387,262 @@ class DecideCall(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DecideCall: _TypeAlias = DecideCall  # noqa: Y015
+
+@_typing.final
+class StartRunCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORDER_FIELD_NUMBER: _builtins.int
+    order: _builtins.bytes
+    """a serialised SignedRunOrder, exact bytes"""
+    def __init__(
+        self,
+        *,
+        order: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRunCall: _TypeAlias = StartRunCall  # noqa: Y015
+
+@_typing.final
+class RunCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunCall: _TypeAlias = RunCall  # noqa: Y015
+
+@_typing.final
+class RunRow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    OPERATOR_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    STARTED_AT_MS_FIELD_NUMBER: _builtins.int
+    ENDED_AT_MS_FIELD_NUMBER: _builtins.int
+    SITES_FIELD_NUMBER: _builtins.int
+    run: _builtins.str
+    status: _builtins.str
+    """running, finished, stopped, failed"""
+    error: _builtins.str
+    operator: _builtins.str
+    """name of who ordered it"""
+    rounds: _builtins.int
+    """that train"""
+    closed: _builtins.int
+    """of these"""
+    started_at_ms: _builtins.int
+    """Unix time, milliseconds"""
+    ended_at_ms: _builtins.int
+    """0: not yet"""
+    @_builtins.property
+    def sites(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that the order asks"""
+
+    def __init__(
+        self,
+        *,
+        run: _builtins.str = ...,
+        status: _builtins.str = ...,
+        error: _builtins.str = ...,
+        operator: _builtins.str = ...,
+        rounds: _builtins.int = ...,
+        closed: _builtins.int = ...,
+        started_at_ms: _builtins.int = ...,
+        ended_at_ms: _builtins.int = ...,
+        sites: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "ended_at_ms", b"ended_at_ms", "error", b"error", "operator", b"operator", "rounds", b"rounds", "run", b"run", "sites", b"sites", "started_at_ms", b"started_at_ms", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunRow: _TypeAlias = RunRow  # noqa: Y015
+
+@_typing.final
+class ListRunsCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRunsCall: _TypeAlias = ListRunsCall  # noqa: Y015
+
+@_typing.final
+class ListRunsAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunRow]:
+        """the latest first"""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___RunRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRunsAnswer: _TypeAlias = ListRunsAnswer  # noqa: Y015
+
+@_typing.final
+class VerdictRow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SITE_FIELD_NUMBER: _builtins.int
+    ADMITTED_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    NORM_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    site: _builtins.str
+    admitted: _builtins.bool
+    number: _builtins.int
+    """of the check that decided; 0 when admitted"""
+    check: _builtins.str
+    reason: _builtins.str
+    examples: _builtins.int
+    norm: _builtins.float
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        site: _builtins.str = ...,
+        admitted: _builtins.bool = ...,
+        number: _builtins.int = ...,
+        check: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        examples: _builtins.int = ...,
+        norm: _builtins.float = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["admitted", b"admitted", "check", b"check", "examples", b"examples", "metrics", b"metrics", "norm", b"norm", "number", b"number", "reason", b"reason", "site", b"site"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerdictRow: _TypeAlias = VerdictRow  # noqa: Y015
+
+@_typing.final
+class RoundRow(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
+    OPENED_AT_MS_FIELD_NUMBER: _builtins.int
+    CLOSED_AT_MS_FIELD_NUMBER: _builtins.int
+    ADAPTER_DIGEST_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    work: _builtins.str
+    """train or evaluate"""
+    outcome: _builtins.str
+    """open, aggregated, measured, kept"""
+    asked: _builtins.int
+    opened_at_ms: _builtins.int
+    closed_at_ms: _builtins.int
+    """0: not yet"""
+    adapter_digest: _builtins.str
+    """SHA-256, hex"""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictRow]: ...
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        work: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        asked: _builtins.int = ...,
+        opened_at_ms: _builtins.int = ...,
+        closed_at_ms: _builtins.int = ...,
+        adapter_digest: _builtins.str = ...,
+        verdicts: _abc.Iterable[Global___VerdictRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "asked", b"asked", "closed_at_ms", b"closed_at_ms", "opened_at_ms", b"opened_at_ms", "outcome", b"outcome", "round", b"round", "verdicts", b"verdicts", "work", b"work"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundRow: _TypeAlias = RoundRow  # noqa: Y015
+
+@_typing.final
+class ShowRunAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___RunRow: ...
+    @_builtins.property
+    def rounds(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoundRow]: ...
+    def __init__(
+        self,
+        *,
+        run: Global___RunRow | None = ...,
+        rounds: _abc.Iterable[Global___RoundRow] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rounds", b"rounds", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShowRunAnswer: _TypeAlias = ShowRunAnswer  # noqa: Y015

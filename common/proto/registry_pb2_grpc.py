@@ -188,6 +188,36 @@ class RegistryStub:
                 request_serializer=common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
                 response_deserializer=common_dot_proto_dot_registry__pb2.MemberRow.FromString,
                 _registered_method=True)
+        self.StartRun = channel.unary_unary(
+                '/bottega.v1.Registry/StartRun',
+                request_serializer=common_dot_proto_dot_registry__pb2.StartRunCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.RunRow.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/bottega.v1.Registry/ResumeRun',
+                request_serializer=common_dot_proto_dot_registry__pb2.RunCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.RunRow.FromString,
+                _registered_method=True)
+        self.StopRun = channel.unary_unary(
+                '/bottega.v1.Registry/StopRun',
+                request_serializer=common_dot_proto_dot_registry__pb2.RunCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.RunRow.FromString,
+                _registered_method=True)
+        self.ListRuns = channel.unary_unary(
+                '/bottega.v1.Registry/ListRuns',
+                request_serializer=common_dot_proto_dot_registry__pb2.ListRunsCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.ListRunsAnswer.FromString,
+                _registered_method=True)
+        self.ShowRun = channel.unary_unary(
+                '/bottega.v1.Registry/ShowRun',
+                request_serializer=common_dot_proto_dot_registry__pb2.RunCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.ShowRunAnswer.FromString,
+                _registered_method=True)
+        self.Rotate = channel.unary_unary(
+                '/bottega.v1.Registry/Rotate',
+                request_serializer=common_dot_proto_dot_registry__pb2.RotateCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.RotateAnswer.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -236,6 +266,42 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRuns(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShowRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rotate(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -273,6 +339,36 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Revoke,
                     request_deserializer=common_dot_proto_dot_registry__pb2.DecideCall.FromString,
                     response_serializer=common_dot_proto_dot_registry__pb2.MemberRow.SerializeToString,
+            ),
+            'StartRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRun,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.StartRunCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.RunRow.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.RunCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.RunRow.SerializeToString,
+            ),
+            'StopRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopRun,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.RunCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.RunRow.SerializeToString,
+            ),
+            'ListRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRuns,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.ListRunsCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.ListRunsAnswer.SerializeToString,
+            ),
+            'ShowRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShowRun,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.RunCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.ShowRunAnswer.SerializeToString,
+            ),
+            'Rotate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rotate,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.RotateCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.RotateAnswer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -465,6 +561,168 @@ class Registry:
             '/bottega.v1.Registry/Revoke',
             common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
             common_dot_proto_dot_registry__pb2.MemberRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/StartRun',
+            common_dot_proto_dot_registry__pb2.StartRunCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.RunRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/ResumeRun',
+            common_dot_proto_dot_registry__pb2.RunCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.RunRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/StopRun',
+            common_dot_proto_dot_registry__pb2.RunCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.RunRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/ListRuns',
+            common_dot_proto_dot_registry__pb2.ListRunsCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.ListRunsAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShowRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/ShowRun',
+            common_dot_proto_dot_registry__pb2.RunCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.ShowRunAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rotate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/Rotate',
+            common_dot_proto_dot_registry__pb2.RotateCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.RotateAnswer.FromString,
             options,
             channel_credentials,
             insecure,

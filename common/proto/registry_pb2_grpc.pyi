@@ -77,6 +77,12 @@ class RegistryStub:
     Approve: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
     Deny: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
     Revoke: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
+    StartRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.StartRunCall, _registry_pb2.RunRow]
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]
+    StopRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]
+    ListRuns: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRunsCall, _registry_pb2.ListRunsAnswer]
+    ShowRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]
+    Rotate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -90,6 +96,12 @@ class RegistryAsyncStub(RegistryStub):
     Approve: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
     Deny: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
     Revoke: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
+    StartRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.StartRunCall, _registry_pb2.RunRow]  # type: ignore[assignment]
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]  # type: ignore[assignment]
+    StopRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]  # type: ignore[assignment]
+    ListRuns: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRunsCall, _registry_pb2.ListRunsAnswer]  # type: ignore[assignment]
+    ShowRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]  # type: ignore[assignment]
+    Rotate: _aio.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]  # type: ignore[assignment]
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """On the mTLS port. Who may call what: server/registry.py, checked per call."""
@@ -142,5 +154,47 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DecideCall,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.MemberRow, _abc.Awaitable[_registry_pb2.MemberRow]]: ...
+
+    @_abc_1.abstractmethod
+    def StartRun(
+        self,
+        request: _registry_pb2.StartRunCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RunRow, _abc.Awaitable[_registry_pb2.RunRow]]: ...
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _registry_pb2.RunCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RunRow, _abc.Awaitable[_registry_pb2.RunRow]]: ...
+
+    @_abc_1.abstractmethod
+    def StopRun(
+        self,
+        request: _registry_pb2.RunCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RunRow, _abc.Awaitable[_registry_pb2.RunRow]]: ...
+
+    @_abc_1.abstractmethod
+    def ListRuns(
+        self,
+        request: _registry_pb2.ListRunsCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListRunsAnswer, _abc.Awaitable[_registry_pb2.ListRunsAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def ShowRun(
+        self,
+        request: _registry_pb2.RunCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ShowRunAnswer, _abc.Awaitable[_registry_pb2.ShowRunAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def Rotate(
+        self,
+        request: _registry_pb2.RotateCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RotateAnswer, _abc.Awaitable[_registry_pb2.RotateAnswer]]: ...
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

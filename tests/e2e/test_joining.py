@@ -135,7 +135,7 @@ def test_two_strangers_train_together_and_a_revoked_one_is_out_at_once(town: Tow
     for name in town.tokens:
         town.supervisor.wait(f"site {name}", SiteHome(town.root / name).socket.exists, 120)
     (town.root / "run.toml").write_text("rounds = 1\n[training]\nsteps = 1\nheld_out_draws = 1\n")
-    started = json.loads(done("run", "start", "--settings", "run.toml", "--json", cwd=town.root).stdout)["run"]
+    started = json.loads(done("run", "start", "run.toml", "--json", cwd=town.root).stdout)["run"]
     shown: dict[str, object] = {}
 
     def finished() -> bool:

@@ -25,19 +25,22 @@ from client.agent import SiteAgent
 from client.policy import RuleError
 from client.settings import SiteSettings
 from client.settling import settle
-from client.work import Answer, Bench
+from client.work import Answer, Bench, Job
 from common.adapter_schema import AdapterSchema, LoraModule, split
 from common.adapters import pack, unpack
 from common.courier_records import from_envelope, to_envelope
 from common.errors import BottegaError
 from common.paths import ServerHome, SiteHome
 from common.proto import bottega_pb2 as pb
-from common.settings import AggregationSettings, LoraSettings, RoundTerms, RunSettings, parse_json
+from common.settings import AggregationSettings, LoraSettings, RunSettings
 from security.envelope import Kind, peek_header, seal_body, seal_letter
 from security.identity import Identity, Peer
 from security.names import Role, SpiffeId
+from security.roster import Roster
+from security.run_order import RunOrder, sign_order
 from server.founding import add_site, found
 from server.house import open_house
+from server.operating import load_operator
 from server.rounds import Run, SealedRounds
 from server.settings import ServerSettings
 from server.start import starting_state
@@ -112,29 +115,26 @@ class Easel(Bench):
 
     def answer(
         self,
-        task: pb.Task,
-        run: str,  # noqa: ARG002 (the signature of a bench)
-        number: int,
+        job: Job,
         open_body: Callable[[], memoryview],
     ) -> Answer:
         """Do what the site's way is."""
         self.tasks += 1
-        terms = parse_json(RoundTerms, task.terms, "the task's terms")
-        schema = AdapterSchema.from_json(task.schema)
+        schema = job.order.schema
         if self.way is Way.REFUSES:
             raise RuleError("the house rules forbid so many steps a round", got=12, expected="at most 3")
         body = open_body()
         self.plain.append(bytes(body))
-        if task.work == pb.WORK_EVALUATE:
+        if job.work == pb.WORK_EVALUATE:
             return Answer(pb.Update(examples=8, metrics={"held_out_loss": 0.25}), b"")
-        delta = a_delta(self._site, number, split(schema, unpack(body, schema, "both")).b)
-        tensors = _tensors(self.way, delta, schema, terms)
+        delta = a_delta(self._site, job.number, split(schema, unpack(body, schema, "both")).b)
+        tensors = _tensors(self.way, delta, schema, job.order.settings)
         self.plain.append(tensors)
         examples = 0 if self.way is Way.NO_EXAMPLES else 10 + len(self._site)
         return Answer(pb.Update(examples=examples, metrics=_metrics(self.way), seconds=0.5), tensors)
 
 
-def _tensors(way: Way, delta: NDArray[np.float32], schema: AdapterSchema, terms: RoundTerms) -> bytes:
+def _tensors(way: Way, delta: NDArray[np.float32], schema: AdapterSchema, terms: RunSettings) -> bytes:
     other = {
         Way.WRONG_RANK: schema.with_rank(3),
         Way.MISSING_TENSOR: AdapterSchema(schema.modules[:1]),
@@ -166,6 +166,7 @@ class Site:
     home: SiteHome
     identity: Identity
     server: Peer
+    roster: Callable[[], Roster]
     node: int
     way: Way = Way.HONEST
     delay_s: float = 0.0
@@ -180,7 +181,7 @@ class Site:
 
     def restart(self) -> None:
         """Start the agent anew on the same home."""
-        self.agent = SiteAgent(self.identity, self.server, self.easel, self.home.nonces)
+        self.agent = SiteAgent(self.identity, self.roster, self.easel, self.home.nonces)
 
     def behave(self, way: Way, delay_s: float = 0.0) -> None:
         """Change how the site behaves."""
@@ -357,12 +358,16 @@ class Federation:
                 home,
                 Identity.load(home.keys, SpiffeId(FEDERATION, Role.SITE, name)),
                 self.house.identity.peer,
+                lambda: self.house.roster,
                 node=100 + at,
             )
             for at, (name, home) in enumerate(homes.items())
         }
         self.store = Store(self.home.database)
-        self.store.start_run(RUN, settings.model_dump_json(), "0" * 64, SCHEMA.to_json())
+        operator = load_operator(self.home.operator)
+        self.order = RunOrder(RUN, operator.id, settings, "0" * 64, SCHEMA, tuple(sorted(names)), 0)
+        self.signed = sign_order(self.order, operator)
+        self.store.start_run(RUN, self.signed)
 
     def post(self, order: Sequence[str] = (), on_pull: Callable[[], None] = lambda: None) -> Post:
         """Return a grid to all sites."""
@@ -371,7 +376,7 @@ class Federation:
     def play(self, post: Post | None = None) -> None:
         """Run the run from where it stands to its end."""
         first, state = starting_state(self.home, self.store, RUN, self.settings, SCHEMA)
-        run = Run(RUN, self.house, self.store, self.settings, SCHEMA, "0" * 64)
+        run = Run(self.order, self.signed, self.house, self.store)
         SealedRounds(run, state, first).start(post or self.post())
 
     def verdicts(self, number: int = 1) -> dict[str, Verdict]:

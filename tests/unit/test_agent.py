@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from client.agent import AgentService, SiteAgent, get_status, is_alive, serve, slug
 from client.policy import HouseRules, RuleError, check_rules
-from client.work import Answer, Bench
+from client.work import Answer, Bench, Job
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack, unpack
 from common.errors import AdapterError, AgentError, BaseModelError, BottegaError, EnvelopeError
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
-from common.settings import LoraSettings, RoundTerms, TrainingSettings, parse_json
+from common.settings import LoraSettings, RunSettings, TrainingSettings
 from security.envelope import (
     Expectation,
     Kind,
@@ -37,10 +37,20 @@ from security.envelope import (
 )
 from security.identity import Identity
 from security.names import Role, SpiffeId
+from security.roster import Roster
+from security.run_order import RunOrder, sign_order
 
 SERVER = Identity.generate(SpiffeId("fed.example", Role.SERVER, "server"))
 SITE = Identity.generate(SpiffeId("fed.example", Role.SITE, "rossi"))
 OTHER = Identity.generate(SpiffeId("fed.example", Role.SITE, "bianchi"))
+OPERATOR = Identity.generate(SpiffeId("fed.example", Role.OPERATOR, "anna"))
+LEFT = Identity.generate(SpiffeId("fed.example", Role.OPERATOR, "left"))
+ROSTER = (
+    Roster.first(SERVER.peer, 0)
+    .with_member(OPERATOR.peer, b"", 0)
+    .with_member(LEFT.peer, b"", 0)
+    .with_revocation(LEFT.id, "left", 0)
+)
 SCHEMA = AdapterSchema((LoraModule("mid.attn.to_q", 6, 5, 2),))
 BASE = "b" * 64
 SECRET = "a pencil drawing of grandmother, scan_0042.png"
@@ -55,18 +65,16 @@ class Desk(Bench):
 
     def answer(
         self,
-        task: pb.Task,
-        run: str,  # noqa: ARG002 (the signature of a bench)
-        number: int,  # noqa: ARG002
+        job: Job,
         open_body: Callable[[], memoryview],
     ) -> Answer:
         self.asked += 1
-        terms = parse_json(RoundTerms, task.terms, "the task's terms")
-        check_rules(HouseRules(most_steps=20), terms.lora, terms.training)
-        if task.base_digest != BASE:
-            raise BaseModelError("the task names another base model", got=BASE[:4], expected=task.base_digest[:4])
-        if AdapterSchema.from_json(task.schema) != SCHEMA:
-            raise AdapterError("the task's adapter schema is not the one that its settings make on this base")
+        order = job.order
+        check_rules(HouseRules(most_steps=20), order.settings.lora, order.settings.training)
+        if order.base_digest != BASE:
+            raise BaseModelError("the run is for another base model", got=BASE[:4], expected=order.base_digest[:4])
+        if order.schema != SCHEMA:
+            raise AdapterError("the order's adapter schema is not the one that its settings make on this base")
         unpack(open_body(), SCHEMA, "both")
         if self.breaks is not None:
             raise self.breaks
@@ -83,17 +91,26 @@ class Task:
     base: str = BASE
     schema: AdapterSchema = SCHEMA
     steps: int = 12
+    rounds: int = 6
+    round_number: int = 2
+    run: str = "r1"
+    work: pb.Work.ValueType = pb.WORK_TRAIN
+    operator: Identity = OPERATOR
+    sites: tuple[str, ...] = ("rossi",)
     age_ms: int = -1
     manifest: bytes | None = None
 
     def sealed(self) -> tuple[bytes, bytes]:
         body: SealedBody = seal_body(pack(np.zeros(SCHEMA.numel("both"), np.float32), SCHEMA, "both", "fp32"))
-        terms = RoundTerms(lora=LoraSettings(rank=2), training=TrainingSettings(steps=self.steps), encoding="fp32")
-        manifest = pb.Task(
-            work=pb.WORK_TRAIN, base_digest=self.base, schema=self.schema.to_json(), terms=terms.model_dump_json()
-        ).SerializeToString()
+        settings = RunSettings(
+            quorum=1, rounds=self.rounds, encoding="fp32", lora=LoraSettings(rank=2),
+            training=TrainingSettings(steps=self.steps),
+        )  # fmt: skip
+        order = RunOrder(self.run, self.operator.id, settings, self.base, self.schema, self.sites, 0)
+        manifest = pb.Task(work=self.work, order=sign_order(order, self.operator)).SerializeToString()
         letter = seal_letter(
-            kind=self.kind, run="r1", round_number=2, in_reply_to=b"" if self.kind is Kind.TASK else b"n" * 16,
+            kind=self.kind, run="r1", round_number=self.round_number,
+            in_reply_to=b"" if self.kind is Kind.TASK else b"n" * 16,
             manifest=manifest if self.manifest is None else self.manifest, body=body, sender=self.sender,
             recipient=self.recipient.peer, now_ms=now_ms() - self.age_ms,
         )  # fmt: skip
@@ -119,7 +136,7 @@ def nonces(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def agent(desk: Desk, nonces: Path) -> SiteAgent:
-    return SiteAgent(SITE, SERVER.peer, desk, nonces)
+    return SiteAgent(SITE, lambda: ROSTER, desk, nonces)
 
 
 def opened(answer: tuple[bytes, memoryview]) -> tuple[OpenedLetter, bytes]:
@@ -182,7 +199,7 @@ def test_a_changed_byte_anywhere_in_the_letter_is_refused(agent: SiteAgent, desk
 @settings(max_examples=80)
 def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, letter: bytes, body: bytes) -> None:
     desk = Desk()
-    agent = SiteAgent(SITE, SERVER.peer, desk, tmp_path_factory.getbasetemp() / "nonces.json")
+    agent = SiteAgent(SITE, lambda: ROSTER, desk, tmp_path_factory.getbasetemp() / "nonces.json")
     with pytest.raises(EnvelopeError):
         agent.answer(letter, body)
     assert desk.asked == 0
@@ -199,7 +216,7 @@ def test_a_replayed_task_is_refused(agent: SiteAgent, desk: Desk) -> None:
 def test_a_replayed_task_is_refused_after_a_restart_too(agent: SiteAgent, desk: Desk, nonces: Path) -> None:
     letter, body = Task().sealed()
     agent.answer(letter, body)
-    again = SiteAgent(SITE, SERVER.peer, desk, nonces)
+    again = SiteAgent(SITE, lambda: ROSTER, desk, nonces)
     with pytest.raises(EnvelopeError, match="this is a replay"):
         again.answer(letter, body)
     again.answer(*Task().sealed())
@@ -212,7 +229,7 @@ def test_a_task_whose_work_broke_is_not_answered_a_second_time(agent: SiteAgent,
     agent.answer(letter, body)
     desk.breaks = None
     with pytest.raises(EnvelopeError, match="this is a replay"):
-        SiteAgent(SITE, SERVER.peer, desk, nonces).answer(letter, body)
+        SiteAgent(SITE, lambda: ROSTER, desk, nonces).answer(letter, body)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +242,7 @@ def test_with_a_damaged_memory_everything_sealed_before_now_is_refused(
 ) -> None:
     early = Task(age_ms=50).sealed()
     nonces.unlink() if damage is None else nonces.write_bytes(damage)
-    agent = SiteAgent(SITE, SERVER.peer, desk, nonces)
+    agent = SiteAgent(SITE, lambda: ROSTER, desk, nonces)
     with pytest.raises(EnvelopeError, match="too old to tell"):
         agent.answer(*early)
     assert desk.asked == 0
@@ -241,7 +258,7 @@ def test_the_memory_of_tasks_is_for_its_owner_alone(agent: SiteAgent, nonces: Pa
 
 def test_a_task_that_cannot_be_remembered_is_not_worked_on(desk: Desk, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    agent = SiteAgent(SITE, SERVER.peer, desk, gone / "nonces.json")
+    agent = SiteAgent(SITE, lambda: ROSTER, desk, gone / "nonces.json")
     with pytest.raises(BottegaError):
         agent.answer(*Task(age_ms=-1000).sealed())
     assert desk.asked == 0
@@ -253,8 +270,26 @@ def test_a_task_that_cannot_be_remembered_is_not_worked_on(desk: Desk, tmp_path:
         (Task(steps=21), "rule", "got 21; expected at most 20"),
         (Task(base="c" * 64), "base-model", "got bbbb; expected cccc"),
         (Task(schema=SCHEMA.with_rank(3)), "adapter", "adapter schema"),
+        (Task(operator=LEFT), "order", "operator cannot be believed: this member was revoked"),
+        (Task(operator=Identity.generate(LEFT.id)), "order", "operator cannot be believed"),
+        (Task(operator=Identity.generate(OPERATOR.id)), "order", "not signed by the operator that it names"),
+        (Task(sites=("bianchi",)), "order", "does not ask this site"),
+        (Task(run="another"), "order", "of another run"),
+        (Task(rounds=1, round_number=3), "order", "has fewer rounds"),
+        (Task(work=pb.WORK_UNSPECIFIED), "agent", "asks for no known work"),
     ],
-    ids=["house rules", "base digest", "schema"],
+    ids=[
+        "house rules",
+        "base digest",
+        "schema",
+        "a revoked operator",
+        "a stranger by a revoked name",
+        "another key of the operator",
+        "not this site",
+        "another run",
+        "a round too many",
+        "unknown work",
+    ],
 )
 def test_a_task_that_a_site_will_not_do_comes_back_as_a_sealed_refusal_with_its_slug(
     task: Task, check: str, words: str, agent: SiteAgent

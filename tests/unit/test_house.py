@@ -19,6 +19,7 @@ from security.keys import supernode_line
 from security.roster import Roster, sign_roster
 from server.founding import add_site, found
 from server.house import House, active_sites, open_house
+from server.operating import load_operator
 from server.settings import ServerSettings
 from server.supernodes import flower_key
 
@@ -51,12 +52,12 @@ def told(house: House, site: SiteHome) -> None:
     join(site, house.identity.peer, house.home.roster.read_bytes(), authority)
 
 
-def test_founding_signs_version_one_and_each_site_is_one_version_more(house: House, tmp_path: Path) -> None:
-    assert house.roster.version == 1
-    assert list(house.roster) == [house.identity.peer]
+def test_founding_names_server_and_operator_and_each_site_is_one_version_more(house: House, tmp_path: Path) -> None:
+    assert house.roster.version == 2
+    assert list(house.roster) == [load_operator(house.home.operator).peer, house.identity.peer]
     site = settled(house, tmp_path, "anna")
     settled(house, tmp_path, "bruno")
-    assert house.roster.version == 3
+    assert house.roster.version == 4
     assert [member.id.name for member in active_sites(house.roster)] == ["anna", "bruno"]
     key = flower_key(site.supernode_key.with_suffix(".pub").read_bytes())
     assert house.sites[key].id == named("anna")
@@ -99,7 +100,7 @@ def test_two_who_publish_at_once_make_two_versions(house: House) -> None:
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(add, range(8)))
-    assert house.roster.version == 9
+    assert house.roster.version == 10
     assert len(house.sites) == 8
 
 
@@ -111,7 +112,7 @@ def test_a_site_keeps_what_it_was_told_and_follows_the_server(house: House, tmp_
     assert known_roster(site).server.peer == house.identity.peer
     settled(house, tmp_path, "bruno")
     told(house, site)
-    assert known_roster(site).version == 3
+    assert known_roster(site).version == 4
 
 
 def test_a_site_that_joined_takes_neither_another_server_nor_an_older_roster(house: House, tmp_path: Path) -> None:

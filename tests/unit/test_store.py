@@ -14,7 +14,7 @@ from server.store import Store, Verdict
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "bottega.db")
-    store.start_run("r1", "{}", "abc", "{}")
+    store.start_run("r1", b"an order")
     return store
 
 
@@ -63,7 +63,7 @@ def test_a_resumed_run_is_running_again_and_keeps_its_start(store: Store) -> Non
     began = store.run("r1").started_at
     store.end_run("r1", "failed", "the disk was full")
     assert store.run("r1").error == "the disk was full"
-    store.start_run("r1", "{}", "abc", "{}")
+    store.start_run("r1", b"an order")
     row = store.run("r1")
     assert (row.status, row.error, row.ended_at, row.started_at) == ("running", "", None, began)
 

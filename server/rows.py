@@ -1,0 +1,78 @@
+"""What the server keeps of members and runs, as the registry tells it: rows of tables as records for the wire."""
+
+from __future__ import annotations
+
+from common.proto import registry_pb2 as pb
+from security.names import SpiffeId
+from security.run_order import read_order
+from server.applicants import Applicant
+from server.store import RoundRow, RunRow, Store, Verdict
+
+
+def member_row(federation: str, applicant: Applicant) -> pb.MemberRow:
+    """Return one who asked to join."""
+    return pb.MemberRow(
+        spiffe_id=str(SpiffeId(federation, applicant.role, applicant.name)),
+        status=applicant.status,
+        fingerprint=applicant.fingerprint,
+        asked_at_ms=applicant.asked_at_ms,
+        decided_at_ms=applicant.decided_at_ms or 0,
+        reason=applicant.reason,
+    )
+
+
+def run_row(store: Store, row: RunRow) -> pb.RunRow:
+    """Return one run."""
+    order = read_order(row.order)
+    return pb.RunRow(
+        run=row.run,
+        status=row.status,
+        error=row.error,
+        operator=order.operator.name,
+        rounds=order.settings.rounds,
+        closed=store.last_closed(row.run),
+        started_at_ms=_ms(row.started_at),
+        ended_at_ms=_ms(row.ended_at),
+        sites=order.sites,
+    )
+
+
+def shown_run(store: Store, run: str) -> pb.ShowRunAnswer:
+    """Return one run with its rounds and verdicts.
+
+    Raises:
+        RunError: There is no such run.
+    """
+    row = run_row(store, store.run(run))
+    return pb.ShowRunAnswer(run=row, rounds=[_round_row(store, run, one) for one in store.rounds(run)])
+
+
+def _round_row(store: Store, run: str, row: RoundRow) -> pb.RoundRow:
+    metrics = store.metrics(run, row.round)
+    return pb.RoundRow(
+        round=row.round,
+        work=row.work,
+        outcome=row.outcome,
+        asked=row.asked,
+        opened_at_ms=_ms(row.opened_at),
+        closed_at_ms=_ms(row.closed_at),
+        adapter_digest=row.adapter_digest or "",
+        verdicts=[_verdict_row(v, metrics.get(v.site, {})) for v in store.verdicts(run, row.round)],
+    )
+
+
+def _verdict_row(verdict: Verdict, metrics: dict[str, float]) -> pb.VerdictRow:
+    return pb.VerdictRow(
+        site=verdict.site,
+        admitted=verdict.admitted,
+        number=verdict.number,
+        check=verdict.check,
+        reason=verdict.reason,
+        examples=verdict.examples,
+        norm=verdict.norm or 0.0,
+        metrics=metrics,
+    )
+
+
+def _ms(seconds: float | None) -> int:
+    return 0 if seconds is None else int(seconds * 1000)

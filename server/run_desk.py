@@ -1,0 +1,98 @@
+"""The desk of runs: the server keeps what an operator signed, and asks Flower to run the ServerApp for it."""
+
+from __future__ import annotations
+
+from common.errors import RunError
+from common.paths import ServerHome
+from common.proto import registry_pb2 as pb
+from security.names import SpiffeId
+from security.run_order import OrderError, open_order
+from server.bundle import stop_run, submit_run
+from server.house import open_house
+from server.ports import read_ports
+from server.rows import run_row, shown_run
+from server.store import Store
+
+
+class RunDesk:
+    """Starts, resumes, stops and shows the runs of a server's home."""
+
+    def __init__(self, home: ServerHome) -> None:
+        self._home = home
+
+    def start(self, signed: bytes, caller: SpiffeId) -> pb.RunRow:
+        """Keep a signed order and submit its run.
+
+        Args:
+            signed: The order.
+            caller: Who brings it.
+
+        Raises:
+            OrderError: It is not signed by an active operator, or brought by another.
+            RunError: There is a run of that id.
+            ProcessError: The server does not run, or Flower refuses the run.
+        """
+        control = self._control()
+        order = open_order(signed, open_house(self._home).roster)
+        if order.operator != caller:
+            raise OrderError("an order is brought by who signed it", got=caller, expected=order.operator)
+        with Store(self._home.database) as store:
+            if any(row.run == order.run for row in store.runs()):
+                raise RunError("there is a run of this id", got=order.run, advice="Each run has an id of its own.")
+            store.start_run(order.run, signed)
+            return _submitted(store, control, order.run)
+
+    def resume(self, run: str) -> pb.RunRow:
+        """Submit a stored run again; it goes on after its last closed round.
+
+        Raises:
+            RunError: There is no such run, or it has finished or is running.
+            OrderError: Its operator is no longer an active one.
+            ProcessError: The server does not run, or Flower refuses the run.
+        """
+        control = self._control()
+        with Store(self._home.database) as store:
+            row = store.run(run)
+            if row.status == "finished":
+                raise RunError("the run has finished", got=run, advice="Start a new run with `bottega run start`.")
+            open_order(row.order, open_house(self._home).roster)
+            store.start_run(run, row.order)
+            return _submitted(store, control, run)
+
+    def stop(self, run: str) -> pb.RunRow:
+        """End a run. Its closed rounds stay, and it can be resumed.
+
+        Raises:
+            RunError: There is no such run, or it does not run.
+            ProcessError: The server does not run, or Flower refuses.
+        """
+        control = self._control()
+        with Store(self._home.database) as store:
+            row = store.run(run)
+            if row.status != "running" or row.flower is None:
+                raise RunError("the run does not run", got=row.status, expected="running", advice="Nothing was done.")
+            stop_run(control, row.flower)
+            store.end_run(run, "stopped", "stopped by an operator")
+            return run_row(store, store.run(run))
+
+    def all(self) -> list[pb.RunRow]:
+        """Return all runs, the latest first."""
+        with Store(self._home.database) as store:
+            return [run_row(store, row) for row in store.runs()]
+
+    def shown(self, run: str) -> pb.ShowRunAnswer:
+        """Return one run with its rounds and verdicts.
+
+        Raises:
+            RunError: There is no such run.
+        """
+        with Store(self._home.database) as store:
+            return shown_run(store, run)
+
+    def _control(self) -> str:
+        return f"127.0.0.1:{read_ports(self._home)['control']}"
+
+
+def _submitted(store: Store, control: str, run: str) -> pb.RunRow:
+    store.submitted(run, submit_run(control, {"run": run}))
+    return run_row(store, store.run(run))
