@@ -203,7 +203,7 @@ def _start_idle_site(premises: Premises, supervisor: Supervisor, name: str) -> N
 def _our_rounds(
     home: ServerHome, supervisor: Supervisor, run: str, settings: RunSettings, schema: AdapterSchema
 ) -> list[float]:
-    operator = load_operator(home.operator)
+    operator = load_operator(home.operator).identity
     order = RunOrder(run, operator.id, settings, BASE_DIGEST, schema, tuple(sorted(NODES)), 0)
     with Store(home.database) as store:
         store.start_run(run, sign_order(order, operator))

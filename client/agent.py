@@ -29,7 +29,7 @@ from security.header import parse
 from security.identity import Identity
 from security.replay import NonceBook, Remembered
 from security.roster import Roster
-from security.run_order import open_order
+from security.run_order import OrderError, RunOrder, open_order
 
 log = logging.getLogger("bottega.agent")
 
@@ -48,11 +48,19 @@ class SiteAgent:
             believed, and the operators who may order runs.
         bench: Where the work is done.
         nonces: The file that remembers which tasks were answered.
+        refresh: Fetches the newest roster, for an operator whom the known one does not name yet.
     """
 
-    def __init__(self, identity: Identity, roster: Callable[[], Roster], bench: Bench, nonces: Path) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        roster: Callable[[], Roster],
+        bench: Bench,
+        nonces: Path,
+        refresh: Callable[[], object] | None = None,
+    ) -> None:
         self.identity, self._roster, self._bench = identity, roster, bench
-        self._file = nonces
+        self._file, self._refresh = nonces, refresh or (lambda: None)
         self._book = NonceBook(TASK_LIFE_MS, _remembered(nonces))
 
     def answer(self, letter: bytes, body: bytes) -> tuple[bytes, memoryview]:
@@ -110,9 +118,16 @@ class SiteAgent:
         task, header = parse(pb.Task, opened.manifest, "task", error=AgentError), opened.header
         if task.work not in {pb.WORK_TRAIN, pb.WORK_EVALUATE}:
             raise AgentError("the task asks for no known work", got=int(task.work), expected="to train or to measure")
-        order = open_order(task.order, self._roster())
+        order = self._believed(task.order)
         order.check_asks(self.identity.id, header.run, header.round_number)
         return Job(order, task.work, header.round_number)
+
+    def _believed(self, signed: bytes) -> RunOrder:
+        try:
+            return open_order(signed, self._roster())
+        except OrderError:
+            self._refresh()  # the operator may have joined, or gone over to new keys, since the last look
+            return open_order(signed, self._roster())
 
 
 def slug(error: BottegaError) -> str:

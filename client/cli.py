@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from client.cli_data import data_app
 from common.paths import SiteHome
+from security.names import Role, SpiffeId
+
+if TYPE_CHECKING:
+    from client.settings import SiteSettings
 
 __all__ = ["data_app", "site_app"]
 
@@ -47,14 +53,46 @@ def join(
 
     Cut off at any moment, the same command goes on where it stood.
     """
-    from client.joining import join_federation
+    from client.joining import join_as_site
 
-    def tell(words: str) -> None:
-        typer.echo(words, err=True)
+    settings = join_as_site(SiteHome(home.absolute()), token, str(data.absolute()), wait, partial(typer.echo, err=True))
+    _moved_in(settings, home)
 
-    settings = join_federation(SiteHome(home.absolute()), token, str(data.absolute()), wait, tell)
-    typer.echo(f"{settings.name} belongs to {settings.federation}; its home is {home}")
-    typer.echo(f"\nNext: bottega site start --home {home}", err=True)
+
+@site_app.command()
+def request(
+    name: Annotated[str, typer.Argument(help="The name that the site is to have.")],
+    federation: Annotated[str, typer.Option(help="The federation's name, as its operator gives it.")],
+    home: Home = Path("site"),
+    out: Annotated[Path | None, typer.Option(help="Where to write the request; NAME.request when left out.")] = None,
+) -> None:
+    """Ask to join without a network: make this site's keys and write a request, to be handed to the operator."""
+    from client.offline import write_request
+
+    file = out or Path(f"{name}.request")
+    seen = write_request(SiteHome(home.absolute()), SpiffeId(federation, Role.SITE, name), file)
+    typer.echo(f"the request is in {file}; the operator must see these words:\n{seen.words}")
+    after = f"bottega site accept {name}.grant --data DIR --home {home}"
+    typer.echo(f"\nNext: hand it to the operator, and with what they answer: {after}", err=True)
+
+
+@site_app.command()
+def accept(
+    grant: Annotated[Path, typer.Argument(help="The operator's answer to a request.")],
+    data: Annotated[Path, typer.Option(help="The folder of drawings.")],
+    home: Home = Path("site"),
+    authority: Annotated[
+        str | None, typer.Option(help="The authority's fingerprint in hex; asked for by its words when left out.")
+    ] = None,
+) -> None:
+    """Settle in with the operator's answer to a request; again, with a newer one, it renews the certificate."""
+    from client.cli_belief import believed
+    from client.moving_in import move_in_site
+    from client.offline import read_grant
+
+    place = SiteHome(home.absolute())
+    opened = read_grant(place, grant, frozenset({Role.SITE}), believed(authority))
+    _moved_in(move_in_site(place, opened, str(data.absolute())), home)
 
 
 @site_app.command()
@@ -73,6 +111,7 @@ def status(
             else f"no agent answers; start it with `bottega site start --home {home}`"
         )
         sys.exit(1)
+    standing = found.standing
     facts = {
         "up": True,
         "site": found.site,
@@ -80,10 +119,25 @@ def status(
         "drawings": found.drawings,
         "held_out": found.held_out,
         "base_digest": found.base_digest,
+        "confinement": found.confinement,
+        "roster_version": standing.roster_version or None,
+        "certificate_until": _time(standing.certificate_until_ms),
+        "last_contact": _time(standing.last_contact_ms),
+        "trouble": standing.trouble or None,
     }
     if json_:
         typer.echo(json.dumps(facts))
         return
     console = Console(highlight=False)
     for name, value in facts.items():
-        console.print(f"{name:12} {value}", soft_wrap=True)
+        console.print(f"{name.replace('_', ' '):18} {'none' if value is None else value}", soft_wrap=True)
+
+
+def _moved_in(settings: SiteSettings, home: Path) -> None:
+    typer.echo(f"{settings.name} belongs to {settings.federation}; its home is {home}")
+    typer.echo(f"\nNext: bottega site start --home {home}", err=True)
+
+
+def _time(ms: int) -> str | None:
+    """Return a time as RFC 3339 has it; None for none."""
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat(timespec="seconds") if ms else None

@@ -1,7 +1,7 @@
-"""Joining a federation with an invitation: one line in, a site's home out.
+"""Joining a federation with an invitation: one line in, a home out.
 
 Every step may be cut off. Running the same command again goes on: keys that are there are used, the server answers the
-same request as before, and ``site.toml``, written last, says that the home is whole.
+same request as before, and the settings, written last, say that the home is whole.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Callable
 import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from client.moving_in import move_in_member, move_in_site
 from client.settings import SiteSettings
-from client.settling import join, make_keys, settle
+from client.settling import make_keys
 from common.errors import HomeError, IdentityError
-from common.paths import SiteHome
+from common.paths import MemberHome, SiteHome
 from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
-from common.settings import parse, read_toml
-from security.authority import save_certificate
+from common.settings import MemberSettings, read_toml
 from security.enrolment import Grant, Invitation, MemberKeys, make_request, open_grant
 from security.grpc_tls import channel_credentials
 from security.names import Role
@@ -33,8 +33,8 @@ _CALL_S = 20.0
 Tell = Callable[[str], None]
 
 
-def join_federation(home: SiteHome, token: str, data: str, patience_s: float, tell: Tell) -> SiteSettings:
-    """Join the federation that an invitation is for.
+def join_as_site(home: SiteHome, token: str, data: str, patience_s: float, tell: Tell) -> SiteSettings:
+    """Join the federation that an invitation is for, as a site.
 
     Args:
         home: Where the site is to live.
@@ -50,19 +50,53 @@ def join_federation(home: SiteHome, token: str, data: str, patience_s: float, te
         IdentityError: The invitation, the server or the grant is not to be believed, or the operator said no.
         HomeError: Another site lives in this folder, a file cannot be written, or the operator has not decided in time.
     """
-    invitation = Invitation.parse(token)
-    if invitation.role is not Role.SITE:
-        raise IdentityError("the invitation is not for a site", got=invitation.role, expected=Role.SITE)
+    invitation = _invitation(token, frozenset({Role.SITE}))
     if home.settings.exists():
-        return _already(home, invitation)
+        settings = read_toml(SiteSettings, home.settings)
+        _check_same(invitation, settings.federation, settings.name)
+        return settings
+    return move_in_site(home, _granted(home, invitation, patience_s, tell), data)
+
+
+def join_as_member(home: MemberHome, token: str, patience_s: float, tell: Tell) -> MemberSettings:
+    """Join the federation that an invitation is for, as an operator or auditor.
+
+    Args:
+        home: Where they are to work from.
+        token: The invitation.
+        patience_s: How long to wait for the operator's decision.
+        tell: Called with what a person should read.
+
+    Raises:
+        BottegaError: As :func:`join_as_site`.
+    """
+    invitation = _invitation(token, frozenset({Role.OPERATOR, Role.AUDITOR}))
+    if home.settings.exists():
+        settings = read_toml(MemberSettings, home.settings)
+        _check_same(invitation, settings.federation, settings.name)
+        return settings
+    return move_in_member(home, _granted(home, invitation, patience_s, tell))
+
+
+def _invitation(token: str, roles: frozenset[Role]) -> Invitation:
+    invitation = Invitation.parse(token)
+    if invitation.role not in roles:
+        site = invitation.role is Role.SITE
+        raise IdentityError(
+            "the invitation is for another role", got=invitation.role, expected=" or ".join(sorted(roles)),
+            advice=f"Use `bottega {'site' if site else 'member'} join`.",
+        )  # fmt: skip
+    return invitation
+
+
+def _granted(home: MemberHome, invitation: Invitation, patience_s: float, tell: Tell) -> Grant:
     keys = make_keys(home, invitation.spiffe_id)
-    tell(f"this site's fingerprint: {keys.fingerprint.words}")
+    tell(f"the fingerprint of these keys: {keys.fingerprint.words}")
     host, _, port = invitation.address.rpartition(":")
     authority = fetch_authority(host.strip("[]"), int(port), invitation.authority)
     with grpc.secure_channel(invitation.address, channel_credentials(authority.public_bytes(Encoding.PEM))) as channel:
         answer = _decided(rpc.DoorStub(channel), invitation, keys, patience_s, tell)
-    grant = open_grant(answer.grant, keys=keys, authority=invitation.authority, now_ms=_now_ms())
-    return _moved_in(home, grant, data)
+    return open_grant(answer.grant, keys=keys, authority=invitation.authority, now_ms=_now_ms())
 
 
 def _decided(
@@ -100,33 +134,12 @@ def _called(call: Callable[[], pb.JoinAnswer]) -> pb.JoinAnswer:
         ) from None  # fmt: skip
 
 
-def _moved_in(home: SiteHome, grant: Grant, data: str) -> SiteSettings:
-    site = grant.member.id
-    settings = parse(
-        SiteSettings,
-        {
-            "federation": site.federation,
-            "name": site.name,
-            "server": grant.settings.get("fleet"),
-            "registry": grant.settings.get("registry"),
-            "data": data,
-        },
-        "the grant",
-    )
-    join(home, grant.server, grant.roster, grant.authority.public_bytes(Encoding.PEM))
-    save_certificate(home.certificate, grant.certificate)
-    settle(home, settings)
-    return settings
-
-
-def _already(home: SiteHome, invitation: Invitation) -> SiteSettings:
-    settings = read_toml(SiteSettings, home.settings)
-    if (settings.federation, settings.name) != (invitation.federation, invitation.name):
+def _check_same(invitation: Invitation, federation: str, name: str) -> None:
+    if (federation, name) != (invitation.federation, invitation.name):
         raise HomeError(
-            "another site lives in this folder", got=f"{settings.name} of {settings.federation}",
+            "somebody else lives in this folder", got=f"{name} of {federation}",
             expected=f"{invitation.name} of {invitation.federation}", advice="Name another --home.",
         )  # fmt: skip
-    return settings
 
 
 def _now_ms() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -14,20 +16,23 @@ from client.agent import AgentService, SiteAgent, serve
 from client.cache import kept
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
+from client.keeper import LONGEST_PAUSE_S, Keeper
 from client.settings import SiteSettings
 from client.settling import known_roster
 from client.supernode import supernode
 from client.work import Bench
-from common.errors import DrawingsError, HomeError
+from common.errors import DrawingsError, HomeError, ProcessError
 from common.models import Base, load_base
 from common.paths import SiteHome
 from common.processes import Supervisor
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
-from security.identity import Identity
+from security.member import MemberKeys
 from security.names import Role, SpiffeId
 
 log = logging.getLogger("bottega.site")
+
+SHORTEST_PAUSE_S = 1.0
 
 
 def run_site(home: SiteHome) -> None:
@@ -38,34 +43,56 @@ def run_site(home: SiteHome) -> None:
         IdentityError: A key is missing or damaged, or the site has not joined.
         DrawingsError: There is nothing to train on.
         BaseModelError: The base cannot be loaded.
-        ProcessError: The SuperNode died.
+        NotAMemberError: The server says that the site no longer belongs to the federation.
     """
     if not home.settings.is_file():
         raise HomeError("there is no site in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
     settings = read_toml(SiteSettings, home.settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
+    keys = MemberKeys.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
     base = load_base(settings.base).to(_device(settings))
     drawings = load_drawings(Path(settings.data), settings.drawings.model_copy(update={"size": base.pixels}))
     if not drawings.train:
         raise DrawingsError("there is no drawing to train on", got="0 usable drawings", expected="at least 2")
     bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules)
     _check_roster(home, settings)
-    agent = SiteAgent(identity, partial(known_roster, home), bench, home.nonces)
-    server = serve(AgentService(agent, lambda: _status(settings, base, drawings, bench)), home.socket)
-    log.info(
-        "site %s: %d drawings to train on, %d held out", settings.name, len(drawings.train), len(drawings.held_out)
-    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    try:
-        with Supervisor([supernode(home, settings.server)]) as supervisor:
-            supervisor.watch(stop)
-    finally:
-        server.stop(grace=1).wait()
-        home.socket.unlink(missing_ok=True)
+    keeper = Keeper(home, keys, settings.registry, stop.set) if settings.registry else None
+    agent = SiteAgent(
+        keys.identity, partial(known_roster, home), bench, home.nonces, refresh=keeper.look if keeper else None
+    )
+    status = partial(_status, settings, base, drawings, bench, keeper)
+    with ExitStack() as parts:
+        parts.callback(home.socket.unlink, missing_ok=True)
+        server = serve(AgentService(agent, status), home.socket)
+        parts.callback(lambda: server.stop(grace=1).wait())
+        log.info(
+            "site %s: %d drawings to train on, %d held out", settings.name, len(drawings.train), len(drawings.held_out)
+        )
+        if keeper is not None:
+            parts.enter_context(keeper)
+        _stay_connected(home, settings.server, stop)
+    if keeper is not None and keeper.ended is not None:
+        raise keeper.ended
+
+
+def _stay_connected(home: SiteHome, server: str, stop: threading.Event) -> None:
+    """Keep a SuperNode running, whatever ends it; each time that it ends soon after its start, wait longer."""
+    pause = SHORTEST_PAUSE_S
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            with Supervisor([supernode(home, server)]) as supervisor:
+                supervisor.watch(stop)
+        except ProcessError as why:
+            if time.monotonic() - began > LONGEST_PAUSE_S:
+                pause = SHORTEST_PAUSE_S
+            log.warning("the SuperNode is started again in %.0f s: %s", pause, why)
+            stop.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def _encoded(home: SiteHome, base: Base, drawings: Drawings, settings: SiteSettings) -> tuple[TrainingSet, TrainingSet]:
@@ -85,13 +112,14 @@ def _check_roster(home: SiteHome, settings: SiteSettings) -> None:
         raise HomeError("the roster is of another federation", got=roster.federation, expected=settings.federation)
 
 
-def _status(settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench) -> pb.Status:
+def _status(settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench, keeper: Keeper | None) -> pb.Status:
     return pb.Status(
         site=settings.name,
         base_digest=base.digest,
         drawings=len(drawings.train),
         held_out=len(drawings.held_out),
         doing=bench.doing,
+        standing=keeper.standing if keeper else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Settling in: a site makes its keys and keeps what it was told of the federation."""
+"""Settling in: a member makes keys and keeps what they were told of the federation; a site keeps its settings too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tomli_w
 
 from client.settings import SiteSettings
 from common.errors import HomeError
-from common.paths import SiteHome
+from common.paths import MemberHome, SiteHome
 from security.enrolment import MemberKeys, Newcomer
 from security.files import PUBLIC, replace, write_new
 from security.identity import Peer
@@ -18,19 +18,19 @@ from security.roster import Roster
 from security.succession import keep_roster, load_roster
 
 
-def make_keys(home: SiteHome, site: SpiffeId) -> MemberKeys:
-    """Make a site's folders and keys, which never leave it, or go on where making them was interrupted.
+def make_keys(home: MemberHome, who: SpiffeId) -> MemberKeys:
+    """Make a member's folders and keys, which never leave them, or go on where making them was interrupted.
 
     Raises:
         HomeError: The folders cannot be made.
         IdentityError: A key that is there is damaged or open to others, or a file cannot be written.
     """
     try:
-        for folder in (home.root, home.keys, home.flower, home.cache):
+        for folder in home.folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as problem:
-        raise HomeError("the site's home cannot be made", got=problem.strerror, expected="leave to write") from None
-    return MemberKeys.create(home.keys, site)
+        raise HomeError("the home cannot be made", got=problem.strerror, expected="leave to write") from None
+    return MemberKeys.create(home.keys, who)
 
 
 def settle(home: SiteHome, settings: SiteSettings) -> Newcomer:
@@ -54,11 +54,11 @@ def settle(home: SiteHome, settings: SiteSettings) -> Newcomer:
     return keys.public
 
 
-def join(home: SiteHome, server: Peer, roster: bytes, authority: bytes) -> None:
-    """Keep what the site was told of the federation. Doing it twice with the same does nothing.
+def join(home: MemberHome, server: Peer, roster: bytes, authority: bytes) -> None:
+    """Keep what the member was told of the federation. Doing it twice with the same does nothing.
 
     Args:
-        home: The site's.
+        home: The member's.
         server: The federation's server; pinned for good, whatever it rotates to.
         roster: As the server signed it.
         authority: The certificate of the federation's authority, PEM.
@@ -73,10 +73,10 @@ def join(home: SiteHome, server: Peer, roster: bytes, authority: bytes) -> None:
     replace(home.authority_certificate, [authority], error=HomeError, mode=PUBLIC)
 
 
-def known_roster(home: SiteHome) -> Roster:
-    """Return the roster that the site accepted last; its ``server`` has the keys that tasks are signed with.
+def known_roster(home: MemberHome) -> Roster:
+    """Return the roster that the member accepted last; its ``server`` has the keys that tasks are signed with.
 
     Raises:
-        IdentityError: The site has not joined, or the roster is not of the server that was pinned.
+        IdentityError: They have not joined, or the roster is not of the server that was pinned.
     """
     return load_roster(home.roster, Peer.pinned(home.pinned_server))

@@ -16,6 +16,11 @@ class MemberHome:
     root: Path
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the home, itself first; each 0700."""
+        return (self.root, self.keys)
+
+    @property
     def settings(self) -> Path:
         """``member.toml``."""
         return self.root / "member.toml"
@@ -123,6 +128,11 @@ class ServerHome:
 @dataclass(frozen=True)
 class SiteHome(MemberHome):
     """The home of a site."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the home, itself first; each 0700."""
+        return (self.root, self.keys, self.flower, self.cache)
 
     @property
     def settings(self) -> Path:

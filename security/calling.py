@@ -1,4 +1,4 @@
-"""Calling the registry: one channel, mutual TLS 1.3, and errors in words."""
+"""Calling the registry: mutual TLS 1.3 with the member's certificate, and errors in words."""
 
 from __future__ import annotations
 
@@ -6,67 +6,62 @@ import contextlib
 from collections.abc import Iterator
 
 import grpc
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from common.errors import IdentityError, ProcessError
 from common.paths import MemberHome
 from common.proto import registry_pb2_grpc as rpc
-from security.files import read_private, read_public
+from security.files import read_public
 from security.grpc_tls import channel_credentials
+from security.member import MemberKeys
 from security.roster import MAX_ROSTER_BYTES
-
-TLS_KEY = "tls.key"
 
 CALL_S = 20.0
 """How long a call may take."""
 
+_NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
-def registry_channel(home: MemberHome, address: str) -> grpc.Channel:
-    """Return a channel to the registry, which shows the member's certificate and believes the pinned authority alone.
+
+class NotAMemberError(IdentityError):
+    """The server says that the caller does not belong to the federation, or may not do this."""
+
+    advice = "Ask the operator of the server."
+
+
+@contextlib.contextmanager
+def registry(home: MemberHome, keys: MemberKeys, address: str) -> Iterator[rpc.RegistryStub]:
+    """Open the registry for a few calls; the pinned authority alone is believed.
 
     Args:
         home: The member's.
+        keys: Theirs.
         address: Host and port of the registry.
 
     Raises:
-        IdentityError: A key or a certificate is missing.
-    """
-    credentials = channel_credentials(
-        read_public(home.authority_certificate, error=IdentityError),
-        read_private(home.keys / TLS_KEY, error=IdentityError),
-        read_public(home.certificate, error=IdentityError),
-    )
-    return grpc.secure_channel(address, credentials, [("grpc.max_receive_message_length", 2 * MAX_ROSTER_BYTES)])
-
-
-@contextlib.contextmanager
-def in_words() -> Iterator[None]:
-    """Turn gRPC's errors into ours.
-
-    Raises:
+        IdentityError: A certificate is missing, or the server refuses what is asked.
+        NotAMemberError: The server refuses the caller.
         ProcessError: The server cannot be reached, or has no time.
-        IdentityError: It refuses the caller, or what was asked.
     """
-    try:
-        yield
-    except grpc.RpcError as cause:
-        code, words = cause.code(), cause.details()
-        if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}:
-            raise ProcessError(
-                "the server cannot be reached", got=f"{code.name}: {words}"[:300],
-                advice="Check the network and that the server runs; a certificate that is over is refused too.",
-            ) from None  # fmt: skip
-        raise IdentityError(
-            "the server refused", got=words, advice="Nothing was changed. Mend what it says, then try again."
-        ) from None
+    key = keys.tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    authority, certificate = (
+        read_public(path, error=IdentityError) for path in (home.authority_certificate, home.certificate)
+    )
+    credentials = channel_credentials(authority, key, certificate)
+    options = [("grpc.max_receive_message_length", 2 * MAX_ROSTER_BYTES)]
+    with grpc.secure_channel(address, credentials, options) as channel:
+        try:
+            yield rpc.RegistryStub(channel)
+        except grpc.RpcError as cause:
+            raise _in_words(cause) from None
 
 
-@contextlib.contextmanager
-def registry(home: MemberHome, address: str) -> Iterator[rpc.RegistryStub]:
-    """Open the registry for a few calls.
-
-    Raises:
-        IdentityError: A key or a certificate is missing, or the server refuses.
-        ProcessError: The server cannot be reached.
-    """
-    with registry_channel(home, address) as channel, in_words():
-        yield rpc.RegistryStub(channel)
+def _in_words(cause: grpc.RpcError) -> IdentityError | ProcessError:
+    code, words = cause.code(), cause.details()
+    if code in _NO_ANSWER:
+        return ProcessError(
+            "the server cannot be reached", got=f"{code.name}: {words}"[:300],
+            advice="Check the network and that the server runs; a certificate that has run out looks the same.",
+        )  # fmt: skip
+    if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
+        return NotAMemberError("the server refuses the caller", got=words)
+    return IdentityError("the server refused", got=words, advice="Nothing was changed. Mend what it says, then again.")

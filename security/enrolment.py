@@ -22,7 +22,7 @@ the words that the operator sees are not those that the invited newcomer sees.
 from __future__ import annotations
 
 from security.fingerprint import Fingerprint, certificate_fingerprint, fingerprint
-from security.grant import MAX_GRANT_BYTES, Grant, make_grant, open_grant
+from security.grant import MAX_GRANT_BYTES, Grant, granted_to, make_grant, open_grant, told_authority
 from security.invitation import Invitation, matches, secret_hash
 from security.join_request import MAX_REQUEST_BYTES, JoinRequest, make_request, open_request
 from security.member import MemberKeys, Newcomer
@@ -39,12 +39,14 @@ __all__ = [
     "Newcomer",
     "certificate_fingerprint",
     "fingerprint",
+    "granted_to",
     "make_grant",
     "make_request",
     "matches",
     "open_grant",
     "open_request",
     "secret_hash",
+    "told_authority",
     "vouch",
     "vouched_server",
 ]

@@ -28,6 +28,7 @@ from common.proto import enrolment_pb2 as pb
 from security.authority import certified_id, federation_of
 from security.fingerprint import Fingerprint
 from security.identity import Identity, Peer
+from security.names import SpiffeId
 from security.records import ADVICE, VERSION, joined, read_record, refused, require, require_fresh
 from security.statement import vouched_server
 
@@ -159,12 +160,7 @@ def open_grant(data: bytes, *, keys: MemberKeys, authority: Fingerprint, now_ms:
     require("the grant's recipient", header.recipient, str(member.id))
     require("the fingerprint that the grant is for", header.fingerprint.hex(" ", 2), member.fingerprint.hex)
     require_fresh("grant", header.created_at_ms, now_ms)
-    try:
-        plain = keys.identity.sealing.unseal(wire.sealed, joined(_SEAL_DOMAIN, wire.header))
-    except IdentityError:
-        raise refused("the grant's seal does not open: it was changed, or sealed to another key") from None
-    content = read_record(pb.GrantContent, plain, "grant's content", most=MAX_GRANT_BYTES)
-    terms = read_record(pb.GrantTerms, content.terms, "grant's terms", most=MAX_GRANT_BYTES)
+    content, terms = _unsealed(wire, keys)
     pinned = Fingerprint(hashlib.sha256(terms.authority).digest())  # before anything reads the certificate
     require("the authority's fingerprint", pinned.hex, authority.hex)
     root = _read_certificate(terms.authority, "authority's certificate")
@@ -174,6 +170,35 @@ def open_grant(data: bytes, *, keys: MemberKeys, authority: Fingerprint, now_ms:
     certificate = _read_certificate(terms.certificate, "certificate")
     _check_certificate(certificate, root, member, now_ms)
     return Grant(member, certificate, root, server, terms.roster, _read_settings(terms.settings), header.created_at_ms)
+
+
+def told_authority(data: bytes, keys: MemberKeys) -> Fingerprint:
+    """Return the fingerprint of the authority that a grant speaks of, for a person to compare. Believe nothing yet.
+
+    Raises:
+        IdentityError: It is no grant for these keys.
+    """
+    wire = read_record(pb.Grant, data, "grant", most=MAX_GRANT_BYTES)
+    return Fingerprint(hashlib.sha256(_unsealed(wire, keys)[1].authority).digest())
+
+
+def granted_to(data: bytes) -> SpiffeId:
+    """Return whom a grant says it is for. Anybody may have written it.
+
+    Raises:
+        IdentityError: It is no grant.
+    """
+    wire = read_record(pb.Grant, data, "grant", most=MAX_GRANT_BYTES)
+    return SpiffeId.parse(read_record(pb.GrantHeader, wire.header, "grant's header", most=MAX_GRANT_BYTES).recipient)
+
+
+def _unsealed(wire: pb.Grant, keys: MemberKeys) -> tuple[pb.GrantContent, pb.GrantTerms]:
+    try:
+        plain = keys.identity.sealing.unseal(wire.sealed, joined(_SEAL_DOMAIN, wire.header))
+    except IdentityError:
+        raise refused("the grant's seal does not open: it was changed, or sealed to another key") from None
+    content = read_record(pb.GrantContent, plain, "grant's content", most=MAX_GRANT_BYTES)
+    return content, read_record(pb.GrantTerms, content.terms, "grant's terms", most=MAX_GRANT_BYTES)
 
 
 def _read_certificate(der: bytes, what: str) -> x509.Certificate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from common.errors import SettingsError
+from common.errors import IdentityError, SettingsError
 from security.names import Role
 
 if TYPE_CHECKING:
@@ -67,11 +68,37 @@ def sites(home: Home = Path("server"), json_: Json = False) -> None:
     Console().print(table)
 
 
-def approve(name: Name, home: Home = Path("server"), role: As = "site") -> None:
-    """Let somebody in who waits. Compare the words of their fingerprint with them first."""
+def approve(
+    name: Annotated[str, typer.Argument(help="The member's name, or the file of a request that you were handed.")],
+    home: Home = Path("server"),
+    role: As = "site",
+    yes: Annotated[bool, typer.Option("--yes", help="Of a file: do not ask whether the words are right.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Of a file: where to write the answer; NAME.grant beside it.")
+    ] = None,
+) -> None:
+    """Let somebody in who waits, or whose request you were handed. Compare the words of their fingerprint first."""
+    if Path(name).is_file():
+        _approve_file(Path(name), home, out, yes)
+        return
     found = _office(home).approve(_role(role), name)
     typer.echo(f"{name} belongs to the federation: {_facts(found)['words']}")
     typer.echo(f"their join goes on by itself; later: bottega run start --home {home}", err=True)
+
+
+def _approve_file(file: Path, home: Path, out: Path | None, yes: bool) -> None:
+    from security.enrolment import open_request
+    from security.files import PUBLIC, read_public, replace
+
+    request = read_public(file, error=IdentityError)
+    member = open_request(request, now_ms=int(time.time() * 1000)).member
+    typer.echo(f"{member.id.role} {member.id.name} of {member.id.federation} asks, with these words:\n"
+               f"{member.fingerprint.words}", err=True)  # fmt: skip
+    if not yes and not typer.confirm("Are they the words that they told you by another way?"):
+        raise typer.Exit(1)
+    answer = out or file.parent / f"{member.id.name}.grant"
+    replace(answer, [_office(home).bring(request)], error=IdentityError, mode=PUBLIC)
+    typer.echo(f"{member.id.name} belongs to the federation; hand them {answer}: only their keys open it")
 
 
 def deny(

@@ -24,21 +24,21 @@ from security.csr import read_csr
 from security.enrolment import (
     Invitation,
     JoinRequest,
+    Newcomer,
     certificate_fingerprint,
     make_grant,
     open_request,
     vouch,
 )
+from security.member_keys import Keys
 from security.names import Role, SpiffeId
-from security.roster import Member, Roster, sign_roster
+from security.renewal import open_renewal
+from security.roster import Member, sign_roster
 from security.rotation import open_rotation
 from server.applicants import Applicant, Applicants, Status
 from server.house import House
 
 log = logging.getLogger("bottega.desk")
-
-SITE_CERTIFICATE = dt.timedelta(hours=72)
-"""How long a member's certificate holds; it is renewed at two thirds of that."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class Desk:
         self._house, self._applicants, self._addresses = house, applicants, addresses
         self._connect, self._disconnect = connect, disconnect
         self._authority = Authority.load(house.home.keys)
+        self._lifetime = dt.timedelta(hours=house.settings.certificate_hours)
 
     @property
     def home(self) -> ServerHome:
@@ -127,14 +128,25 @@ class Desk:
             return self.approve(request.member.id.role, request.member.id.name)
         return admission.applicant
 
-    def bring(self, data: bytes) -> Applicant:
-        """Take a request that the operator was handed as a file.
+    def bring(self, data: bytes) -> bytes:
+        """Let somebody in whose request the operator was handed as a file, and return their grant.
+
+        A member who asks again with the keys that the roster has gets a new certificate: so one whose certificate ran
+        out comes back.
 
         Raises:
-            IdentityError: The request will not do, or the name is taken.
+            IdentityError: The request will not do, or the name is taken by other keys.
         """
         now = _now_ms()
-        return self._applicants.bring(self._opened(data, now), data, now)
+        member = self._opened(data, now).member
+        if member.id in self._house.roster:
+            known = self._house.roster.member(member.id).keys
+            if known != Keys.of(member.peer, member.supernode):
+                raise IdentityError("the name is taken by other keys", got=member.id, advice="Choose another name.")
+        else:
+            self._applicants.bring(self._opened(data, now), data, now)
+            self.approve(member.id.role, member.id.name)
+        return self._granted(member)
 
     def status(self, who: SpiffeId, fingerprint: bytes) -> Applicant:
         """Tell a newcomer how their request stands.
@@ -200,13 +212,15 @@ class Desk:
         Raises:
             IdentityError: They do not belong to the federation.
         """
-        newcomer, now = self._reopened(approved).member, _now_ms()
-        roster: Roster = self._house.roster
+        return self._granted(self._reopened(approved).member)
+
+    def _granted(self, newcomer: Newcomer) -> bytes:
+        roster, now = self._house.roster, _now_ms()
         if newcomer.id not in roster:
-            raise IdentityError(f"{approved.name} does not belong to the federation", got=approved.status)
+            raise IdentityError("they do not belong to the federation", got=newcomer.id)
         return make_grant(
             newcomer,
-            certificate=self._authority.issue(newcomer.id, newcomer.tls, lifetime=SITE_CERTIFICATE),
+            certificate=self._authority.issue(newcomer.id, newcomer.tls, lifetime=self._lifetime),
             authority=self._authority.certificate,
             statement=vouch(self._authority, self._house.identity.peer, now_ms=now),
             roster=sign_roster(roster, self._house.identity),
@@ -215,13 +229,14 @@ class Desk:
             now_ms=now,
         )
 
-    def renew(self, who: SpiffeId, csr: bytes) -> x509.Certificate:
+    def renew(self, who: SpiffeId, csr: bytes, signature: bytes) -> x509.Certificate:
         """Certify a member's TLS key again, or a new one.
 
         Raises:
-            IdentityError: The CSR is not by the key in it, or names somebody else.
+            IdentityError: The CSR is not by the key in it, names somebody else, or was not signed by the member.
         """
-        certificate = self._authority.issue(who, read_csr(csr, who), lifetime=SITE_CERTIFICATE)
+        key = open_renewal(csr, signature, self._house.roster[who])
+        certificate = self._authority.issue(who, key, lifetime=self._lifetime)
         log.info("renewed: %s, until %s", who, certificate.not_valid_after_utc)
         return certificate
 
@@ -249,7 +264,7 @@ class Desk:
             # Once a site's old SuperNode is let go Flower never takes its key again, so the new one comes first.
             self._connect(self._house.roster.member(who))
             self._disconnect(rotation.before.supernode)
-        return self._authority.issue(who, tls, lifetime=SITE_CERTIFICATE)
+        return self._authority.issue(who, tls, lifetime=self._lifetime)
 
     def applicants(self) -> list[Applicant]:
         """Return all who ever asked."""

@@ -32,7 +32,7 @@ class LocalOffice:
     @property
     def operator(self) -> Identity:
         """Whose office it is."""
-        return load_operator(self._home.operator)
+        return load_operator(self._home.operator).identity
 
     def roster(self) -> Roster:
         """Return who belongs to the federation."""
@@ -49,6 +49,10 @@ class LocalOffice:
     def approve(self, role: Role, name: str) -> pb.MemberRow:
         """Let somebody in who waits."""
         return member_row(self._desk.federation, self._desk.approve(role, name))
+
+    def bring(self, request: bytes) -> bytes:
+        """Let somebody in whose request came as a file; return their grant."""
+        return self._desk.bring(request)
 
     def deny(self, role: Role, name: str, reason: str) -> pb.MemberRow:
         """Refuse somebody who waits."""

@@ -36,6 +36,9 @@ class Office(Protocol):
     def approve(self, role: Role, name: str) -> pb.MemberRow:
         """Let somebody in who waits."""
 
+    def bring(self, request: bytes) -> bytes:
+        """Let somebody in whose request came as a file; return their grant."""
+
     def deny(self, role: Role, name: str, reason: str) -> pb.MemberRow:
         """Refuse somebody who waits."""
 

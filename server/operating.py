@@ -13,7 +13,6 @@ from common.paths import MemberHome
 from common.settings import MemberSettings, read_toml
 from security.enrolment import MemberKeys, Newcomer
 from security.files import write_new
-from security.identity import Identity
 from security.names import Role, SpiffeId
 
 
@@ -32,7 +31,7 @@ def settle_operator(home: MemberHome, settings: MemberSettings) -> Newcomer:
     return keys.public
 
 
-def load_operator(home: MemberHome) -> Identity:
+def load_operator(home: MemberHome) -> MemberKeys:
     """Return the name and keys of the member who lives in a home.
 
     Raises:
@@ -42,4 +41,4 @@ def load_operator(home: MemberHome) -> Identity:
     if not home.settings.is_file():
         raise HomeError("no operator lives in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
     settings = read_toml(MemberSettings, home.settings)
-    return Identity.load(home.keys, SpiffeId(settings.federation, Role(settings.role), settings.name))
+    return MemberKeys.load(home.keys, SpiffeId(settings.federation, Role(settings.role), settings.name))

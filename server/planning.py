@@ -60,6 +60,6 @@ def start_run(home: ServerHome, settings: RunSettings, sites: Sequence[str] | No
         BottegaError: As :func:`plan_run` and :meth:`~server.run_desk.RunDesk.start`.
     """
     read_ports(home)  # before the base is loaded: without a server there is nobody to submit it to
-    operator = load_operator(home.operator)
+    operator = load_operator(home.operator).identity
     order = plan_run(settings, operator.id, open_house(home).roster, sites)
     return RunDesk(home).start(sign_order(order, operator), operator.id).run

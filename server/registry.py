@@ -37,6 +37,7 @@ ALLOWED: Mapping[str, frozenset[Role]] = MappingProxyType(
         _SERVICE + "ListMembers": _OPERATORS | {Role.AUDITOR},
         _SERVICE + "Invite": _OPERATORS,
         _SERVICE + "Approve": _OPERATORS,
+        _SERVICE + "Bring": _OPERATORS,
         _SERVICE + "Deny": _OPERATORS,
         _SERVICE + "Revoke": _OPERATORS,
         _SERVICE + "StartRun": _OPERATORS,
@@ -77,7 +78,7 @@ class RegistryService(rpc.RegistryServicer):
 
     def Renew(self, request: pb.RenewCall, context: grpc.ServicerContext) -> pb.RenewAnswer:  # noqa: N802
         """Certify the caller's TLS key anew."""
-        certificate = self._desk.renew(caller(context), request.csr)
+        certificate = self._desk.renew(caller(context), request.csr, request.signature)
         return pb.RenewAnswer(certificate=certificate.public_bytes(Encoding.DER))
 
     def Invite(self, request: pb.InviteCall, context: grpc.ServicerContext) -> pb.InviteAnswer:  # noqa: ARG002, N802
@@ -93,6 +94,10 @@ class RegistryService(rpc.RegistryServicer):
     def Approve(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
         """Let somebody in."""
         return self._row(self._desk.approve(_role(request.role), request.name))
+
+    def Bring(self, request: pb.JoinCall, context: grpc.ServicerContext) -> pb.JoinAnswer:  # noqa: ARG002, N802
+        """Let somebody in whose request the operator was handed as a file."""
+        return pb.JoinAnswer(state=pb.JOIN_STATE_APPROVED, grant=self._desk.bring(request.request))
 
     def Deny(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
         """Refuse somebody."""

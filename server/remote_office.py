@@ -11,10 +11,10 @@ from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from common.settings import MemberSettings, read_toml
 from security.calling import CALL_S, registry
-from security.identity import Identity, Peer
+from security.identity import Identity
+from security.membership import refresh_roster, renew, renewal_is_due
 from security.names import Role
 from security.roster import Roster
-from security.succession import keep_roster, load_roster
 from server.operating import load_operator
 
 
@@ -23,19 +23,17 @@ class RemoteOffice:
 
     def __init__(self, home: MemberHome) -> None:
         self._home, self._settings = home, read_toml(MemberSettings, home.settings)
+        self._keys = load_operator(home)
 
     @property
     def operator(self) -> Identity:
         """Whose office it is."""
-        return load_operator(self._home)
+        return self._keys.identity
 
     def roster(self) -> Roster:
         """Return who belongs to the federation: the newest roster, if it may follow on the known one."""
-        server = Peer.pinned(self._home.pinned_server)
-        known = load_roster(self._home.roster, server)
         with self._registry() as stub:
-            answer = stub.GetRoster(pb.GetRosterCall(known_version=known.version), timeout=CALL_S)
-        return keep_roster(self._home.roster, answer.roster, server) if answer.roster else known
+            return refresh_roster(self._home, stub)
 
     def invite(self, role: Role, name: str, ttl: dt.timedelta, *, auto_approve: bool) -> str:
         """Invite somebody; return the token."""
@@ -52,6 +50,11 @@ class RemoteOffice:
         """Let somebody in who waits."""
         with self._registry() as stub:
             return stub.Approve(pb.DecideCall(role=role, name=name), timeout=CALL_S)
+
+    def bring(self, request: bytes) -> bytes:
+        """Let somebody in whose request came as a file; return their grant."""
+        with self._registry() as stub:
+            return stub.Bring(pb.JoinCall(request=request), timeout=CALL_S).grant
 
     def deny(self, role: Role, name: str, reason: str) -> pb.MemberRow:
         """Refuse somebody who waits."""
@@ -90,5 +93,8 @@ class RemoteOffice:
 
     @contextlib.contextmanager
     def _registry(self) -> Iterator[rpc.RegistryStub]:
-        with registry(self._home, self._settings.registry) as stub:
+        with registry(self._home, self._keys, self._settings.registry) as stub:
+            # Nothing of an operator runs between commands, so each command looks after the certificate.
+            if renewal_is_due(self._home, dt.datetime.now(dt.UTC)):
+                renew(self._home, self._keys, stub)
             yield stub

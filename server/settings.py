@@ -28,5 +28,7 @@ class ServerSettings(Settings):
     """Members ask here: gRPC, TLS 1.3, with their certificates."""
     door_port: Port = 8442
     """Newcomers ask here: gRPC, TLS 1.3. Open only while somebody is expected."""
+    certificate_hours: Annotated[int, Field(ge=1, le=8760)] = 72
+    """How long a member's certificate holds; it is renewed at two thirds of that."""
     control_port: Port = 8450
     """Loopback only, plain: the server's own processes."""

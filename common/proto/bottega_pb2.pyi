@@ -330,11 +330,17 @@ class Status(_message.Message):
     DRAWINGS_FIELD_NUMBER: _builtins.int
     HELD_OUT_FIELD_NUMBER: _builtins.int
     DOING_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
+    CONFINEMENT_FIELD_NUMBER: _builtins.int
     site: _builtins.str
     base_digest: _builtins.str
     drawings: _builtins.int
     held_out: _builtins.int
     doing: _builtins.str
+    confinement: _builtins.str
+    """of SuperNode and courier, in words"""
+    @_builtins.property
+    def standing(self) -> Global___Standing: ...
     def __init__(
         self,
         *,
@@ -343,11 +349,46 @@ class Status(_message.Message):
         drawings: _builtins.int = ...,
         held_out: _builtins.int = ...,
         doing: _builtins.str = ...,
+        standing: Global___Standing | None = ...,
+        confinement: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["standing", b"standing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "doing", b"doing", "drawings", b"drawings", "held_out", b"held_out", "site", b"site"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "confinement", b"confinement", "doing", b"doing", "drawings", b"drawings", "held_out", b"held_out", "site", b"site", "standing", b"standing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Status: _TypeAlias = Status  # noqa: Y015
+
+@_typing.final
+class Standing(_message.Message):
+    """How a site stands with its federation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROSTER_VERSION_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_UNTIL_MS_FIELD_NUMBER: _builtins.int
+    LAST_CONTACT_MS_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    roster_version: _builtins.int
+    certificate_until_ms: _builtins.int
+    """Unix time, milliseconds; 0: there is none"""
+    last_contact_ms: _builtins.int
+    """Unix time, milliseconds; 0: none since the start"""
+    trouble: _builtins.str
+    """why the last look at the registry failed; empty when it did not"""
+    def __init__(
+        self,
+        *,
+        roster_version: _builtins.int = ...,
+        certificate_until_ms: _builtins.int = ...,
+        last_contact_ms: _builtins.int = ...,
+        trouble: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate_until_ms", b"certificate_until_ms", "last_contact_ms", b"last_contact_ms", "roster_version", b"roster_version", "trouble", b"trouble"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Standing: _TypeAlias = Standing  # noqa: Y015

@@ -178,6 +178,11 @@ class RegistryStub:
                 request_serializer=common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
                 response_deserializer=common_dot_proto_dot_registry__pb2.MemberRow.FromString,
                 _registered_method=True)
+        self.Bring = channel.unary_unary(
+                '/bottega.v1.Registry/Bring',
+                request_serializer=common_dot_proto_dot_registry__pb2.JoinCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.JoinAnswer.FromString,
+                _registered_method=True)
         self.Deny = channel.unary_unary(
                 '/bottega.v1.Registry/Deny',
                 request_serializer=common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
@@ -249,6 +254,12 @@ class RegistryServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Approve(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Bring(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -329,6 +340,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Approve,
                     request_deserializer=common_dot_proto_dot_registry__pb2.DecideCall.FromString,
                     response_serializer=common_dot_proto_dot_registry__pb2.MemberRow.SerializeToString,
+            ),
+            'Bring': grpc.unary_unary_rpc_method_handler(
+                    servicer.Bring,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.JoinCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.JoinAnswer.SerializeToString,
             ),
             'Deny': grpc.unary_unary_rpc_method_handler(
                     servicer.Deny,
@@ -507,6 +523,33 @@ class Registry:
             '/bottega.v1.Registry/Approve',
             common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
             common_dot_proto_dot_registry__pb2.MemberRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Bring(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/Bring',
+            common_dot_proto_dot_registry__pb2.JoinCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.JoinAnswer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -75,6 +75,7 @@ class RegistryStub:
     Invite: _grpc.UnaryUnaryMultiCallable[_registry_pb2.InviteCall, _registry_pb2.InviteAnswer]
     ListMembers: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListMembersCall, _registry_pb2.ListMembersAnswer]
     Approve: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
+    Bring: _grpc.UnaryUnaryMultiCallable[_registry_pb2.JoinCall, _registry_pb2.JoinAnswer]
     Deny: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
     Revoke: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
     StartRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.StartRunCall, _registry_pb2.RunRow]
@@ -94,6 +95,7 @@ class RegistryAsyncStub(RegistryStub):
     Invite: _aio.UnaryUnaryMultiCallable[_registry_pb2.InviteCall, _registry_pb2.InviteAnswer]  # type: ignore[assignment]
     ListMembers: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListMembersCall, _registry_pb2.ListMembersAnswer]  # type: ignore[assignment]
     Approve: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
+    Bring: _aio.UnaryUnaryMultiCallable[_registry_pb2.JoinCall, _registry_pb2.JoinAnswer]  # type: ignore[assignment]
     Deny: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
     Revoke: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
     StartRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.StartRunCall, _registry_pb2.RunRow]  # type: ignore[assignment]
@@ -140,6 +142,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DecideCall,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.MemberRow, _abc.Awaitable[_registry_pb2.MemberRow]]: ...
+
+    @_abc_1.abstractmethod
+    def Bring(
+        self,
+        request: _registry_pb2.JoinCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.JoinAnswer, _abc.Awaitable[_registry_pb2.JoinAnswer]]: ...
 
     @_abc_1.abstractmethod
     def Deny(

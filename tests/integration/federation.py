@@ -364,7 +364,7 @@ class Federation:
             for at, (name, home) in enumerate(homes.items())
         }
         self.store = Store(self.home.database)
-        operator = load_operator(self.home.operator)
+        operator = load_operator(self.home.operator).identity
         self.order = RunOrder(RUN, operator.id, settings, "0" * 64, SCHEMA, tuple(sorted(names)), 0)
         self.signed = sign_order(self.order, operator)
         self.store.start_run(RUN, self.signed)

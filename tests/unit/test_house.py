@@ -54,7 +54,7 @@ def told(house: House, site: SiteHome) -> None:
 
 def test_founding_names_server_and_operator_and_each_site_is_one_version_more(house: House, tmp_path: Path) -> None:
     assert house.roster.version == 2
-    assert list(house.roster) == [load_operator(house.home.operator).peer, house.identity.peer]
+    assert list(house.roster) == [load_operator(house.home.operator).identity.peer, house.identity.peer]
     site = settled(house, tmp_path, "anna")
     settled(house, tmp_path, "bruno")
     assert house.roster.version == 4
