@@ -71,7 +71,7 @@ class RunDesk:
             row = store.run(run)
             if row.status != "running" or row.flower is None:
                 raise RunError("the run does not run", got=row.status, expected="running", advice="Nothing was done.")
-            stop_run(control, row.flower)
+            stop_run(control, int(row.flower))
             store.end_run(run, "stopped", "stopped by an operator")
             return run_row(store, store.run(run))
 

@@ -12,7 +12,7 @@ from server.database import Database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
-    run TEXT PRIMARY KEY, "order" BLOB NOT NULL, flower INTEGER,
+    run TEXT PRIMARY KEY, "order" BLOB NOT NULL, flower TEXT,
     status TEXT NOT NULL, error TEXT NOT NULL DEFAULT '', started_at REAL NOT NULL, ended_at REAL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
@@ -60,12 +60,12 @@ class RunRow:
 
     Attributes:
         order: The signed order, as it came.
-        flower: Flower's own number for it; None until Flower has taken it.
+        flower: Flower's own number for it, which may be too large for an INTEGER; None until Flower has taken it.
     """
 
     run: str
     order: bytes
-    flower: int | None
+    flower: str | None
     status: str
     error: str
     started_at: float
@@ -106,7 +106,7 @@ class Store(Database):
     def submitted(self, run: str, flower: int) -> None:
         """Record the number under which Flower took a run."""
         with self._write() as db:
-            db.execute("UPDATE runs SET flower=? WHERE run=?", (flower, run))
+            db.execute("UPDATE runs SET flower=? WHERE run=?", (str(flower), run))
 
     def end_run(self, run: str, status: str, error: str = "") -> None:
         """Record how a run ended: ``finished``, ``stopped`` or ``failed``."""

@@ -87,3 +87,9 @@ def test_a_failed_write_leaves_nothing_behind(store: Store) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         store.record("r1", 1, Verdict("a", True, 0, "admitted"), {"loss": None})  # type: ignore[dict-item]
     assert store.verdicts("r1", 1) == []
+
+
+def test_the_largest_number_that_flower_gives_a_run_is_kept(store: Store) -> None:
+    assert store.run("r1").flower is None
+    store.submitted("r1", 2**64 - 1)
+    assert store.run("r1").flower == str(2**64 - 1)
