@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 
 from client.cli_data import data_app
+from common.errors import HomeError
 from common.paths import SiteHome
+from common.settings import read_toml
 from security.names import Role, SpiffeId
 
 if TYPE_CHECKING:
@@ -93,6 +95,27 @@ def accept(
     place = SiteHome(home.absolute())
     opened = read_grant(place, grant, frozenset({Role.SITE}), believed(authority))
     _moved_in(move_in_site(place, opened, str(data.absolute())), home)
+
+
+@site_app.command("rotate-keys")
+def rotate(home: Home = Path("site")) -> None:
+    """Go over to new keys under the same name, countersigned by the old ones. Stop the site first.
+
+    Cut off at any moment, the same command goes on where it stood.
+    """
+    from client.agent import is_alive
+    from client.rotation import rotate_keys
+    from client.settings import SiteSettings
+
+    place = SiteHome(home.absolute())
+    settings = read_toml(SiteSettings, place.settings)
+    if is_alive(place.socket):
+        raise HomeError("the site is running with its old keys", advice="Stop it, then run the same command again.")
+    if settings.registry is None:
+        raise HomeError("the site knows no registry", expected="`registry` in site.toml")
+    keys = rotate_keys(place, SpiffeId(settings.federation, Role.SITE, settings.name), settings.registry)
+    typer.echo(f"{settings.name} has new keys: {keys.fingerprint.words}")
+    typer.echo(f"\nNext: bottega site start --home {home}", err=True)
 
 
 @site_app.command()

@@ -69,6 +69,19 @@ def accept(
     _moved_in(move_in_member(place, read_grant(place, grant, ROLES, believed(authority))), home)
 
 
+@member_app.command("rotate-keys")
+def rotate(home: Home = Path("member")) -> None:
+    """Go over to new keys under the same name, countersigned by the old ones. Cut off, the same command goes on."""
+    from client.rotation import rotate_keys
+    from common.settings import MemberSettings, read_toml
+
+    place = MemberHome(home.absolute())
+    settings = read_toml(MemberSettings, place.settings)
+    who = SpiffeId(settings.federation, Role(settings.role), settings.name)
+    keys = rotate_keys(place, who, settings.registry)
+    typer.echo(f"{settings.name} has new keys: {keys.fingerprint.words}")
+
+
 def _role(text: str) -> Role:
     if text not in ROLES:
         raise SettingsError("--role does not fit", got=text[:20], expected="operator or auditor")

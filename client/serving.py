@@ -17,6 +17,7 @@ from client.cache import kept
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
 from client.keeper import LONGEST_PAUSE_S, Keeper
+from client.rotation import finish_rotation
 from client.settings import SiteSettings
 from client.settling import known_roster
 from client.supernode import supernode
@@ -50,7 +51,9 @@ def run_site(home: SiteHome) -> None:
     settings = read_toml(SiteSettings, home.settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    keys = MemberKeys.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
+    site = SpiffeId(settings.federation, Role.SITE, settings.name)
+    finish_rotation(home, site)
+    keys = MemberKeys.load(home.keys, site)
     base = load_base(settings.base).to(_device(settings))
     drawings = load_drawings(Path(settings.data), settings.drawings.model_copy(update={"size": base.pixels}))
     if not drawings.train:

@@ -61,6 +61,7 @@ class Authority:
         dns_names: Iterable[str] = (),
         ip_addresses: Iterable[ipaddress.IPv4Address | ipaddress.IPv6Address] = (),
         lifetime: dt.timedelta = LEAF_LIFETIME,
+        generation: int = 0,
     ) -> x509.Certificate:
         """Issue a TLS certificate.
 
@@ -70,6 +71,7 @@ class Authority:
             dns_names: What a server is reached by; ASCII.
             ip_addresses: What a server is reached by.
             lifetime: From now; it ends before the root does.
+            generation: How often they have gone over to new keys.
 
         Returns:
             The certificate, valid from five minutes ago.
@@ -91,7 +93,7 @@ class Authority:
         purpose = ExtendedKeyUsageOID.SERVER_AUTH if spiffe_id.role is Role.SERVER else ExtendedKeyUsageOID.CLIENT_AUTH
         issuer_keys = self.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         builder = (
-            _builder(spiffe_id.name, self.certificate.subject, public_key, now + lifetime)
+            _builder(_subject(spiffe_id.name, generation), self.certificate.subject, public_key, now + lifetime)
             .add_extension(names, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(authority=False), critical=True)
@@ -204,6 +206,22 @@ def certified_id(certificate: x509.Certificate) -> SpiffeId:
     return SpiffeId.parse(uris[0])
 
 
+def generation_of(certificate: x509.Certificate) -> int:
+    """Read how often the holder of a certificate had gone over to new keys when it was issued.
+
+    Raises:
+        IdentityError: It says so twice, or in no number.
+    """
+    said = certificate.subject.get_attributes_for_oid(NameOID.GENERATION_QUALIFIER)
+    match [str(attribute.value) for attribute in said]:
+        case []:
+            return 0
+        case [number] if number.isascii() and number.isdigit() and len(number) < 10:
+            return int(number)
+        case _:
+            raise IdentityError("a certificate says in no clear way which keys it is for")
+
+
 def federation_of(certificate: x509.Certificate) -> str:
     """Read the one federation that a root may name.
 
@@ -228,13 +246,12 @@ def federation_of(certificate: x509.Certificate) -> str:
 
 
 def _builder(
-    name: str | None, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, end: dt.datetime
+    name: x509.Name | None, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey, end: dt.datetime
 ) -> x509.CertificateBuilder:
     """Begin a certificate; without a name it is the issuer's own."""
-    subject = issuer if name is None else x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return (
         x509.CertificateBuilder()
-        .subject_name(subject)
+        .subject_name(issuer if name is None else name)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
@@ -242,6 +259,13 @@ def _builder(
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
     )
+
+
+def _subject(name: str, generation: int) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    if generation:
+        attributes.append(x509.NameAttribute(NameOID.GENERATION_QUALIFIER, str(generation)))
+    return x509.Name(attributes)
 
 
 def _key_usage(*, authority: bool) -> x509.KeyUsage:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.errors import IdentityError
 from common.paths import ServerHome
@@ -91,6 +92,10 @@ class Desk:
     def is_active(self, who: SpiffeId) -> bool:
         """Return whether somebody belongs to the federation at this moment."""
         return who in self._house.roster
+
+    def generation(self, who: SpiffeId) -> int:
+        """Return how often a member has gone over to new keys."""
+        return len(self._house.roster.rotations_of(who))
 
     def roster(self, known_version: int) -> bytes:
         """Return the signed roster; nothing when the caller has the newest."""
@@ -220,7 +225,7 @@ class Desk:
             raise IdentityError("they do not belong to the federation", got=newcomer.id)
         return make_grant(
             newcomer,
-            certificate=self._authority.issue(newcomer.id, newcomer.tls, lifetime=self._lifetime),
+            certificate=self._issued(newcomer.id, newcomer.tls),
             authority=self._authority.certificate,
             statement=vouch(self._authority, self._house.identity.peer, now_ms=now),
             roster=sign_roster(roster, self._house.identity),
@@ -236,7 +241,7 @@ class Desk:
             IdentityError: The CSR is not by the key in it, names somebody else, or was not signed by the member.
         """
         key = open_renewal(csr, signature, self._house.roster[who])
-        certificate = self._authority.issue(who, key, lifetime=self._lifetime)
+        certificate = self._issued(who, key)
         log.info("renewed: %s, until %s", who, certificate.not_valid_after_utc)
         return certificate
 
@@ -264,11 +269,14 @@ class Desk:
             # Once a site's old SuperNode is let go Flower never takes its key again, so the new one comes first.
             self._connect(self._house.roster.member(who))
             self._disconnect(rotation.before.supernode)
-        return self._authority.issue(who, tls, lifetime=self._lifetime)
+        return self._issued(who, tls)
 
     def applicants(self) -> list[Applicant]:
         """Return all who ever asked."""
         return self._applicants.all()
+
+    def _issued(self, who: SpiffeId, key: ec.EllipticCurvePublicKey) -> x509.Certificate:
+        return self._authority.issue(who, key, lifetime=self._lifetime, generation=self.generation(who))
 
     def _opened(self, data: bytes, now_ms: int) -> JoinRequest:
         request = open_request(data, now_ms=now_ms)

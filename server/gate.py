@@ -14,7 +14,7 @@ import grpc
 from cryptography import x509
 
 from common.errors import BottegaError, IdentityError
-from security.authority import certified_id
+from security.authority import certified_id, generation_of
 from security.names import Role, SpiffeId, shown
 from server.limits import RateLimit
 
@@ -35,13 +35,23 @@ class RoleGate(Interceptor):
         allowed: The roles that may make a call, by its full name (``/package.Service/Call``). A call that is not
             listed is refused to everybody.
         active: Whether somebody belongs to the federation at this moment.
+        generation: How often a member has gone over to new keys. A certificate of an earlier generation is refused:
+            the old keys may be in other hands.
+        retried: The call by which a member goes over to new keys. Its answer may have been lost on the way, so it
+            may be made again with the certificate of one generation before.
         limit: How often one address may call.
     """
 
     def __init__(
-        self, allowed: Mapping[str, frozenset[Role]], active: Callable[[SpiffeId], bool], limit: RateLimit
+        self,
+        allowed: Mapping[str, frozenset[Role]],
+        active: Callable[[SpiffeId], bool],
+        generation: Callable[[SpiffeId], int],
+        retried: str,
+        limit: RateLimit,
     ) -> None:
         self._allowed, self._active, self._limit = allowed, active, limit
+        self._generation, self._retried = generation, retried
 
     def intercept_service(
         self,
@@ -57,7 +67,8 @@ class RoleGate(Interceptor):
 
     def _check(self, method: str, roles: frozenset[Role], context: grpc.ServicerContext) -> None:
         try:
-            who = caller(context)
+            certificate = shown_certificate(context)
+            who, generation = certified_id(certificate), generation_of(certificate)
         except IdentityError as why:
             _refuse(context, method, "nobody", grpc.StatusCode.UNAUTHENTICATED, str(why))
             return
@@ -65,6 +76,10 @@ class RoleGate(Interceptor):
             _refuse(context, method, str(who), grpc.StatusCode.PERMISSION_DENIED, f"a {who.role} may not do this")
         if not self._active(who):
             _refuse(context, method, str(who), grpc.StatusCode.PERMISSION_DENIED, f"{who.name} is not an active member")
+        behind = self._generation(who) - generation
+        if behind and not (behind == 1 and method == self._retried):
+            words = f"{who.name} has gone over to new keys; this certificate is for the old ones"
+            _refuse(context, method, str(who), grpc.StatusCode.PERMISSION_DENIED, words)
 
 
 class OpenGate(Interceptor):
@@ -100,15 +115,23 @@ def caller(context: grpc.ServicerContext) -> SpiffeId:
     Raises:
         IdentityError: There is none, or it names nobody of a federation.
     """
+    return certified_id(shown_certificate(context))
+
+
+def shown_certificate(context: grpc.ServicerContext) -> x509.Certificate:
+    """Return the certificate that the handshake verified.
+
+    Raises:
+        IdentityError: There is none.
+    """
     handshake: Any = context.auth_context()
     chain = list(handshake.get("x509_pem_cert") or ())
     if len(chain) != 1:
         raise IdentityError("no certificate was shown", expected="one of the federation's")
     try:
-        certificate = x509.load_pem_x509_certificate(bytes(chain[0]))
+        return x509.load_pem_x509_certificate(bytes(chain[0]))
     except ValueError:
         raise IdentityError("the certificate that was shown cannot be read") from None
-    return certified_id(certificate)
 
 
 def _guarded(handler: AnyHandler, check: Callable[[grpc.ServicerContext], None], limit: RateLimit) -> AnyHandler:

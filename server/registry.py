@@ -167,7 +167,9 @@ def serve_registry(desk: Desk, address: str, credentials: grpc.ServerCredentials
     Raises:
         ProcessError: The port is taken.
     """
-    server = _server(RoleGate(ALLOWED, desk.is_active, RateLimit(per_second=50, burst=200)), MOST_REGISTRY_BYTES)
+    limit = RateLimit(per_second=50, burst=200)
+    gate = RoleGate(ALLOWED, desk.is_active, desk.generation, _SERVICE + "Rotate", limit)
+    server = _server(gate, MOST_REGISTRY_BYTES)
     rpc.add_RegistryServicer_to_server(RegistryService(desk), server)
     return server, _opened(server, address, credentials)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import itertools
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,10 +15,12 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from client import rotation
 from client.cli_belief import believed
 from client.keeper import Keeper, certificate_until_ms
 from client.moving_in import move_in_member, move_in_site
 from client.offline import read_grant, write_request
+from client.rotation import rotate_keys
 from client.settling import known_roster
 from common.errors import IdentityError, ProcessError, RunError
 from common.paths import MemberHome, ServerHome, SiteHome
@@ -220,6 +225,62 @@ def test_a_grant_of_an_authority_that_is_not_believed_is_not_used(town: Town, tm
     with pytest.raises(IdentityError, match="for another role"):
         read_grant(home, grant, frozenset({Role.AUDITOR}), believed(town.authority))
     assert not home.settings.exists()
+
+
+def test_a_member_goes_over_to_new_keys_and_the_old_ones_open_nothing(town: Town) -> None:
+    home = town.site("rossi")
+    before, old = keys_of(home, "rossi"), home.certificate.read_bytes()
+    bystander = town.site("bianchi")
+    rotate_keys(home, before.id, town.address)
+    after = keys_of(home, "rossi")
+    assert after.public != before.public
+    assert open_house(town.home).roster[before.id] == after.identity.peer
+    assert keeper_of(town, home).look(), "the new certificate opens the registry"
+    assert keeper_of(town, bystander).look(), "others take the countersigned change"
+    assert known_roster(bystander)[before.id] == after.identity.peer
+    assert {path.name for path in home.root.iterdir() if path.name.startswith("keys")} == {"keys"}
+    thief = MemberHome(town.root / "thief")
+    thief.root.mkdir()
+    thief.certificate.write_bytes(old)
+    thief.authority_certificate.write_bytes(home.authority_certificate.read_bytes())
+    with (
+        pytest.raises(NotAMemberError, match="this certificate is for the old ones"),
+        registry(thief, before, town.address) as stub,
+    ):
+        stub.GetRoster(pb.GetRosterCall(), timeout=5)
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+def test_a_rotation_that_is_cut_off_at_any_step_goes_on(town: Town, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = town.site("rossi")
+    before = keys_of(home, "rossi")
+    cut_off(monkeypatch, step)
+    with contextlib.suppress(KeyboardInterrupt):
+        rotate_keys(home, before.id, town.address)
+    monkeypatch.undo()
+    rotate_keys(home, before.id, town.address)
+    after = keys_of(home, "rossi")
+    assert open_house(town.home).roster[before.id] == after.identity.peer
+    assert keeper_of(town, home).look()
+
+
+def cut_off(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Break the power at the n-th thing that a rotation leaves on the disk."""
+    steps = itertools.count(1)
+
+    def guarded(act: Callable[..., object]) -> Callable[..., object]:
+        def acted(*args: object, **kwargs: object) -> object:
+            if next(steps) == step:
+                raise KeyboardInterrupt
+            return act(*args, **kwargs)
+
+        return acted
+
+    for owner, name in (
+        (rotation, "write_new"), (rotation, "save_certificate"), (rotation, "keep_roster"), (shutil, "rmtree"),
+        (Path, "rename"), (Path, "mkdir"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, guarded(getattr(owner, name)))
 
 
 def test_an_operator_on_another_machine_invites_approves_and_revokes(town: Town) -> None:
