@@ -19,10 +19,10 @@ from typing import Self
 from common.errors import BottegaError
 from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
-from security.authority import load_certificate
+from security.authority import load_certificate, renewal_is_due
 from security.calling import NotAMemberError, registry
 from security.member import MemberKeys
-from security.membership import refresh_roster, renew, renewal_is_due
+from security.membership import refresh_roster, renew
 
 log = logging.getLogger("bottega.keeper")
 
@@ -70,7 +70,7 @@ class Keeper:
             try:
                 with registry(self._home, self._keys, self._address) as stub:
                     roster = refresh_roster(self._home, stub)
-                    if renewal_is_due(self._home, dt.datetime.now(dt.UTC)):
+                    if renewal_is_due(load_certificate(self._home.certificate), dt.datetime.now(dt.UTC)):
                         until = renew(self._home, self._keys, stub).not_valid_after_utc
                         log.info("the certificate was renewed, until %s", until)
                 self._standing = self._told(roster_version=roster.version, last_contact_ms=_now_ms(), trouble="")

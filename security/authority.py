@@ -222,6 +222,12 @@ def generation_of(certificate: x509.Certificate) -> int:
             raise IdentityError("a certificate says in no clear way which keys it is for")
 
 
+def renewal_is_due(certificate: x509.Certificate, now: dt.datetime) -> bool:
+    """Return whether two thirds of a certificate's life are over."""
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return now >= begin + (end - begin) * 2 / 3
+
+
 def federation_of(certificate: x509.Certificate) -> str:
     """Read the one federation that a root may name.
 

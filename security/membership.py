@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from cryptography import x509
 
 from common.errors import IdentityError
 from common.paths import MemberHome
 from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
-from security.authority import certified_id, load_certificate, save_certificate
+from security.authority import certified_id, save_certificate
 from security.calling import CALL_S
 from security.identity import Peer
 from security.member import MemberKeys
@@ -58,14 +56,3 @@ def checked_certificate(der: bytes, keys: MemberKeys) -> x509.Certificate:
     if not fits:
         raise IdentityError("the server sent no certificate for this member's key", expected=keys.id)
     return certificate
-
-
-def renewal_is_due(home: MemberHome, now: dt.datetime) -> bool:
-    """Return whether two thirds of the certificate's life are over.
-
-    Raises:
-        IdentityError: There is no certificate.
-    """
-    certificate = load_certificate(home.certificate)
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return now >= begin + (end - begin) * 2 / 3

@@ -10,9 +10,10 @@ from common.paths import MemberHome
 from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from common.settings import MemberSettings, read_toml
+from security.authority import load_certificate, renewal_is_due
 from security.calling import CALL_S, registry
 from security.identity import Identity
-from security.membership import refresh_roster, renew, renewal_is_due
+from security.membership import refresh_roster, renew
 from security.names import Role
 from security.roster import Roster
 from server.operating import load_operator
@@ -95,6 +96,6 @@ class RemoteOffice:
     def _registry(self) -> Iterator[rpc.RegistryStub]:
         with registry(self._home, self._keys, self._settings.registry) as stub:
             # Nothing of an operator runs between commands, so each command looks after the certificate.
-            if renewal_is_due(self._home, dt.datetime.now(dt.UTC)):
+            if renewal_is_due(load_certificate(self._home.certificate), dt.datetime.now(dt.UTC)):
                 renew(self._home, self._keys, stub)
             yield stub

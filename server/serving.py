@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from contextlib import ExitStack
 
@@ -12,6 +13,7 @@ from server.doorkeeper import Doorkeeper
 from server.founding import TLS_KEY
 from server.house import House, active_sites, open_house
 from server.opening import desk_of
+from server.own_certificate import renew_own_certificate
 from server.ports import free_port, tell_ports
 from server.registry import serve_door, serve_registry
 from server.superlink import Ports, SuperLinkSettings, run_superlink
@@ -27,6 +29,7 @@ def run_server(home: ServerHome) -> None:
     """
     house = open_house(home)
     settings = house.settings
+    renew_own_certificate(home, dt.datetime.now(dt.UTC))
     os.environ[HOME_VARIABLE] = str(home.root)  # for the ServerApp, which Flower starts further down
     superlink = SuperLinkSettings(
         home=home.flower,

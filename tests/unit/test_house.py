@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import time
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from client.settings import SiteSettings
 from client.settling import join, known_roster, settle
 from common.errors import IdentityError
 from common.paths import ServerHome, SiteHome
+from security.authority import Authority, certified_id, load_certificate, save_certificate
 from security.identity import Identity, Role, SpiffeId
 from security.keys import supernode_line
 from security.roster import Roster, sign_roster
 from server.founding import add_site, found
 from server.house import House, active_sites, open_house
 from server.operating import load_operator
+from server.own_certificate import renew_own_certificate
 from server.settings import ServerSettings
 from server.supernodes import flower_key
 
@@ -131,3 +136,24 @@ def test_a_site_that_joined_takes_neither_another_server_nor_an_older_roster(hou
 def test_a_site_that_has_not_joined_says_so(tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match="cannot be read"):
         known_roster(SiteHome(tmp_path))
+
+
+def test_the_servers_certificate_is_issued_again_when_it_is_time_for_the_same_key_and_names(house: House) -> None:
+    now, old = dt.datetime.now(dt.UTC), load_certificate(house.home.certificate)
+    assert not renew_own_certificate(house.home, now)
+    assert load_certificate(house.home.certificate) == old
+    authority = Authority.load(house.home.keys)
+    key = old.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    short = authority.issue(
+        certified_id(old), key, names.value.get_values_for_type(x509.DNSName),
+        [ip_address(str(one)) for one in names.value.get_values_for_type(x509.IPAddress)],
+        lifetime=dt.timedelta(minutes=2),
+    )  # fmt: skip
+    save_certificate(house.home.certificate, short)
+    assert renew_own_certificate(house.home, now)
+    fresh = load_certificate(house.home.certificate)
+    assert fresh.public_key() == key
+    assert fresh.extensions.get_extension_for_class(x509.SubjectAlternativeName) == names
+    assert fresh.not_valid_after_utc > now + dt.timedelta(days=89)
