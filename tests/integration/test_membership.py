@@ -4,106 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import itertools
-import shutil
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import grpc
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from client import rotation
 from client.cli_belief import believed
 from client.keeper import Keeper, certificate_until_ms
-from client.moving_in import move_in_member, move_in_site
 from client.offline import read_grant, write_request
 from client.rotation import rotate_keys
 from client.settling import known_roster
 from common.errors import IdentityError, ProcessError, RunError
-from common.paths import MemberHome, ServerHome, SiteHome
+from common.paths import MemberHome, SiteHome
 from common.proto import registry_pb2 as pb
 from common.settings import RunSettings
 from security.authority import Authority, load_certificate, save_certificate
 from security.calling import NotAMemberError, registry
-from security.enrolment import certificate_fingerprint
-from security.grpc_tls import server_credentials
 from security.member import MemberKeys
 from security.membership import checked_certificate
 from security.names import Role, SpiffeId
 from security.renewal import make_renewal
-from server.desk import Desk
-from server.founding import TLS_KEY, found
 from server.house import open_house
-from server.opening import desk_of
 from server.planning import plan_run
-from server.ports import free_port
-from server.registry import serve_registry
 from server.remote_office import RemoteOffice
-from server.settings import ServerSettings
-
-FEDERATION = "members.test"
-
-
-@dataclass
-class Town:
-    """A founded server whose registry can be opened and closed."""
-
-    root: Path
-    home: ServerHome
-    port: int
-    desk: Desk
-    serving: list[grpc.Server] = field(default_factory=list)
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def open(self) -> None:
-        key, certificate = (self.home.keys / TLS_KEY).read_bytes(), self.home.certificate.read_bytes()
-        credentials = server_credentials(key, certificate, self.home.authority_certificate.read_bytes())
-        self.serving.append(serve_registry(self.desk, self.address, credentials)[0])
-
-    def close(self) -> None:
-        while self.serving:
-            self.serving.pop().stop(None).wait()
-
-    @property
-    def authority(self) -> str:
-        return certificate_fingerprint(load_certificate(self.home.authority_certificate)).hex
-
-    def site(self, name: str) -> SiteHome:
-        """Join by files, as two people without a network would."""
-        home = SiteHome(self.root / name)
-        write_request(home, SpiffeId(FEDERATION, Role.SITE, name), self.root / f"{name}.request")
-        grant = self.root / f"{name}.grant"
-        grant.write_bytes(self.desk.bring((self.root / f"{name}.request").read_bytes()))
-        move_in_site(home, read_grant(home, grant, frozenset({Role.SITE}), believed(self.authority)), str(self.root))
-        return home
-
-    def operator(self, name: str) -> MemberHome:
-        home = MemberHome(self.root / name)
-        write_request(home, SpiffeId(FEDERATION, Role.OPERATOR, name), self.root / "operator.request")
-        (self.root / "operator.grant").write_bytes(self.desk.bring((self.root / "operator.request").read_bytes()))
-        roles = frozenset({Role.OPERATOR})
-        move_in_member(home, read_grant(home, self.root / "operator.grant", roles, believed(self.authority)))
-        return home
-
-
-def keys_of(home: SiteHome, name: str) -> MemberKeys:
-    return MemberKeys.load(home.keys, SpiffeId(FEDERATION, Role.SITE, name))
+from tests.integration.town import FEDERATION, PowerCutError, Town, a_town, cut_power, keys_of
 
 
 @pytest.fixture
 def town(tmp_path: Path) -> Iterator[Town]:
-    home, port = ServerHome(tmp_path / "server"), free_port("127.0.0.1")
-    found(home, ServerSettings(federation=FEDERATION, host="127.0.0.1", registry_port=port), ["127.0.0.1"])
-    town = Town(tmp_path, home, port, desk_of(open_house(home), {}))
-    town.open()
-    yield town
-    town.close()
+    with a_town(tmp_path) as town:
+        yield town
 
 
 def keeper_of(town: Town, home: SiteHome, on_end: Callable[[], None] = lambda: None) -> Keeper:
@@ -250,37 +183,19 @@ def test_a_member_goes_over_to_new_keys_and_the_old_ones_open_nothing(town: Town
         stub.GetRoster(pb.GetRosterCall(), timeout=5)
 
 
-@pytest.mark.parametrize("step", range(1, 12))
+@pytest.mark.parametrize("step", range(1, 24))
 def test_a_rotation_that_is_cut_off_at_any_step_goes_on(town: Town, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     home = town.site("rossi")
     before = keys_of(home, "rossi")
-    cut_off(monkeypatch, step)
-    with contextlib.suppress(KeyboardInterrupt):
+    cut_power(monkeypatch, step)
+    monkeypatch.setattr(rotation, "CALL_S", 1)
+    with contextlib.suppress(PowerCutError, ProcessError):
         rotate_keys(home, before.id, town.address)
     monkeypatch.undo()
     rotate_keys(home, before.id, town.address)
     after = keys_of(home, "rossi")
     assert open_house(town.home).roster[before.id] == after.identity.peer
     assert keeper_of(town, home).look()
-
-
-def cut_off(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Break the power at the n-th thing that a rotation leaves on the disk."""
-    steps = itertools.count(1)
-
-    def guarded(act: Callable[..., object]) -> Callable[..., object]:
-        def acted(*args: object, **kwargs: object) -> object:
-            if next(steps) == step:
-                raise KeyboardInterrupt
-            return act(*args, **kwargs)
-
-        return acted
-
-    for owner, name in (
-        (rotation, "write_new"), (rotation, "save_certificate"), (rotation, "keep_roster"), (shutil, "rmtree"),
-        (Path, "rename"), (Path, "mkdir"),
-    ):  # fmt: skip
-        monkeypatch.setattr(owner, name, guarded(getattr(owner, name)))
 
 
 def test_an_operator_on_another_machine_invites_approves_and_revokes(town: Town) -> None:
