@@ -96,6 +96,12 @@ class VaultError(BottegaError):
     advice = "Check the key file, the free space and the owner of the folder; the file itself was left as it was."
 
 
+class PrivacyError(BottegaError):
+    """A promise of differential privacy cannot be kept as asked."""
+
+    advice = "Nothing was trained or released. Correct the privacy settings and try again."
+
+
 class AdmissionError(BottegaError):
     """An update failed a numbered check of admission and is not averaged."""
 

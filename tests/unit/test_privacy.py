@@ -1,0 +1,191 @@
+"""The mechanism of differential privacy: clipping bounds, noise of the stated size, epsilon that is a bound."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from scipy.stats import kstest, norm
+
+from common.errors import PrivacyError
+from security.accounting import Steps, epsilon_of, multiplier_for, rdp_epsilon_of, would_exceed
+from security.clipping import Clipped, clip_and_sum, nothing
+from security.noise import NoiseSource, SecureNoise, SeededNoise, add_noise
+
+BOUND = 0.5
+
+
+def rows(*values: list[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32)
+
+
+# One test for each line of the table in `clip_and_sum`.
+
+
+def test_a_row_of_zeros_adds_nothing() -> None:
+    assert clip_and_sum(rows([0.0, 0.0]), BOUND).total.tolist() == [0.0, 0.0]
+
+
+def test_a_row_within_the_bound_is_added_as_it_is() -> None:
+    assert torch.allclose(clip_and_sum(rows([0.3, 0.4 - 1e-3]), BOUND).total, torch.tensor([0.3, 0.399]), rtol=1e-5)
+
+
+def test_a_row_over_the_bound_is_scaled_to_it() -> None:
+    total = clip_and_sum(rows([30.0, 40.0]), BOUND).total
+    assert torch.allclose(total, torch.tensor([0.3, 0.4]), rtol=1e-5)
+    assert float(torch.linalg.vector_norm(total.double())) <= BOUND
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_row_that_is_not_finite_adds_nothing_and_spoils_no_other(bad: float) -> None:
+    assert clip_and_sum(rows([bad, 1.0], [0.1, 0.2]), BOUND).total.tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_no_row_at_all_adds_nothing() -> None:
+    assert clip_and_sum(torch.empty(0, 3), BOUND).total.tolist() == nothing(3, BOUND).total.tolist() == [0.0] * 3
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, math.inf])
+def test_what_is_no_bound_is_refused(bound: float) -> None:
+    with pytest.raises(PrivacyError, match="a clip bound is a positive number"):
+        clip_and_sum(rows([1.0]), bound)
+
+
+def test_sums_under_different_bounds_do_not_add() -> None:
+    with pytest.raises(PrivacyError, match="different bounds"):
+        nothing(2, 1.0) + nothing(2, 2.0)
+
+
+@given(
+    units=arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.floats(width=32)),
+    bound=st.floats(1e-4, 1e3),
+    at=st.integers(0, 4),
+)
+@settings(max_examples=200)
+def test_adding_or_removing_one_unit_changes_the_sum_by_at_most_the_bound(
+    units: NDArray[np.float32], bound: float, at: int
+) -> None:
+    whole = torch.from_numpy(units)
+    at %= len(whole)
+    one = clip_and_sum(whole[at : at + 1], bound).total.double()
+    assert bool(torch.isfinite(one).all())
+    assert float(torch.linalg.vector_norm(one)) <= bound
+    rest = clip_and_sum(torch.cat([whole[:at], whole[at + 1 :]]), bound)
+    changed = clip_and_sum(whole, bound).total.double() - rest.total.double()
+    rounding = 1e-5 * bound * len(whole)
+    assert float(torch.linalg.vector_norm(changed - one)) <= rounding
+
+
+@pytest.mark.parametrize("source", [SecureNoise(), SeededNoise(3)], ids=["secure", "seeded"])
+def test_noise_is_normal_of_the_stated_size_and_of_no_other(source: NoiseSource) -> None:
+    clipped, multiplier = Clipped(torch.zeros(30_000), 0.25), 1.7
+    noised = add_noise(clipped, multiplier, source)
+    assert noised.deviation == pytest.approx(1.7 * 0.25)
+    drawn = noised.total.numpy()
+    assert kstest(drawn, norm(scale=noised.deviation).cdf).pvalue > 1e-4
+    for factor in (2 / 3, 3 / 2):
+        assert kstest(drawn, norm(scale=noised.deviation * factor).cdf).pvalue < 1e-9
+    half = len(drawn) // 2
+    assert abs(float(np.corrcoef(drawn[:half], drawn[half:])[0, 1])) < 0.05, "the draws are not independent"
+
+
+def test_secure_noise_is_never_the_same_twice_and_has_tails() -> None:
+    assert not np.array_equal(SecureNoise().normals(100), SecureNoise().normals(100))
+    drawn = SecureNoise().normals(200_000)
+    assert drawn.shape == (200_000,)
+    assert 3.8 < np.abs(drawn).max() < 8
+    assert SecureNoise().normals(0).shape == (0,)
+
+
+@pytest.mark.parametrize("multiplier", [0.0, -1.0, math.nan, math.inf])
+def test_noise_of_no_size_is_refused(multiplier: float) -> None:
+    with pytest.raises(PrivacyError, match="a noise multiplier is a positive number"):
+        add_noise(nothing(1, 1.0), multiplier, SeededNoise(0))
+
+
+# Accounting.
+
+
+def exact_epsilon(multiplier: float, count: int, delta: float) -> float:
+    """Balle and Wang (2018, arXiv 1805.06530), theorem 8: full batches compose to one Gaussian mechanism."""
+    mu = math.sqrt(count) / multiplier
+    low, high = 0.0, 500.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        spent = norm.cdf(mu / 2 - middle / mu) - math.exp(middle) * norm.cdf(-mu / 2 - middle / mu)
+        low, high = (middle, high) if spent > delta else (low, middle)
+    return high
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "count", "delta"), [(10, 50, 1e-4), (5, 50, 1e-3), (20, 20, 1e-6), (2, 1, 1e-5)]
+)
+def test_of_full_batches_the_reported_epsilon_is_a_bound_and_a_close_one(
+    multiplier: float, count: int, delta: float
+) -> None:
+    exact = exact_epsilon(multiplier, count, delta)
+    assert exact <= epsilon_of([Steps(multiplier, 1.0, count)], delta) <= exact + 0.03
+
+
+# Figures of dp-accounting's privacy loss distributions: (multiplier, rate, steps, delta, epsilon).
+PLD = [(1.0, 0.064, 300, 1e-4, 6.493), (2.0, 512 / 5000, 200, 1e-5, 3.450), (9.8, 4096 / 60000, 2197, 1e-5, 1.251)]
+
+
+@pytest.mark.parametrize(("multiplier", "rate", "count", "delta", "expected"), PLD)
+def test_of_poisson_samples_the_reported_epsilon_agrees_with_another_accountant(
+    multiplier: float, rate: float, count: int, delta: float, expected: float
+) -> None:
+    steps = [Steps(multiplier, rate, count)]
+    assert expected - 1e-3 <= epsilon_of(steps, delta) <= expected + 0.03
+    assert 1.05 * expected < rdp_epsilon_of(steps, delta) < 1.2 * expected
+
+
+def test_nothing_costs_nothing_and_the_order_of_steps_does_not_matter() -> None:
+    assert epsilon_of([], 1e-5) == 0.0
+    one, other = Steps(3.0, 0.2, 20), Steps(5.0, 1.0, 10)
+    both = epsilon_of([one, other], 1e-5)
+    assert epsilon_of([other, one], 1e-5) == pytest.approx(both, abs=1e-6)
+    assert both > max(epsilon_of([one], 1e-5), epsilon_of([other], 1e-5))
+    assert epsilon_of([Steps(3.0, 0.2, 8), Steps(3.0, 0.2, 12)], 1e-5) == epsilon_of([one], 1e-5)
+
+
+@given(epsilon=st.floats(0.2, 20), rate=st.floats(0.05, 1.0), count=st.integers(1, 200), exponent=st.integers(3, 7))
+@settings(max_examples=8, deadline=None)
+def test_the_calibrated_noise_keeps_within_the_epsilon_and_is_hardly_more_than_needed(
+    epsilon: float, rate: float, count: int, exponent: int
+) -> None:
+    delta = 10.0**-exponent
+    multiplier = multiplier_for(epsilon, delta, rate, count)
+    spent = epsilon_of([Steps(multiplier, rate, count)], delta)
+    assert spent <= epsilon
+    assert epsilon_of([Steps(multiplier * 0.98, rate, count)], delta) > epsilon - 0.05 * max(1.0, epsilon)
+
+
+def test_a_step_that_would_carry_the_whole_over_the_budget_is_seen_before_it_is_made() -> None:
+    step = Steps(multiplier_for(3.0, 1e-5, 0.5, 40), 0.5, 20)
+    assert not would_exceed([step], step, 3.0, 1e-5)
+    assert would_exceed([step, step], Steps(step.multiplier, 0.5, 1), 3.0, 1e-5)
+    assert would_exceed([], step, math.nan, 1e-5), "what cannot be compared is too much"
+    assert would_exceed([], step, 3.0, 0.0), "what cannot be accounted for is too much"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: Steps(0.0, 0.5, 1), lambda: Steps(math.nan, 0.5, 1), lambda: Steps(1.0, 0.0, 1),
+        lambda: Steps(1.0, 1.1, 1), lambda: Steps(1.0, math.nan, 1), lambda: Steps(1.0, 0.5, 0),
+        lambda: multiplier_for(0.0, 1e-5, 0.5, 1), lambda: multiplier_for(math.nan, 1e-5, 0.5, 1),
+        lambda: multiplier_for(-1.0, 1e-5, 0.5, 1), lambda: epsilon_of([Steps(1.0, 0.5, 1)], 0.0),
+        lambda: epsilon_of([Steps(1.0, 0.5, 1)], math.nan), lambda: epsilon_of([Steps(1.0, 0.5, 1)], 1.0),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused(wrong: object) -> None:
+    assert callable(wrong)
+    with pytest.raises(PrivacyError):
+        wrong()
