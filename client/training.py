@@ -108,7 +108,7 @@ def _batch_loss(base: Base, data: TrainingSet, settings: TrainingSettings, chanc
     words = data.text(index, torch.rand(len(index), generator=chance) < settings.caption_dropout)
     noise = torch.randn(latents.shape, generator=chance)
     t = _stratified_timesteps(len(index), int(base.schedule.config.num_train_timesteps), chance)
-    return _loss(base, latents, words, noise, t).mean()
+    return example_losses(base, latents, words, noise, t).mean()
 
 
 def _stratified_timesteps(count: int, most: int, chance: torch.Generator) -> Tensor:
@@ -121,7 +121,7 @@ def _stratified_timesteps(count: int, most: int, chance: torch.Generator) -> Ten
     return ((strata + torch.rand(count, generator=chance)) / count * most).long().clamp_(max=most - 1)
 
 
-def _loss(base: Base, latents: Tensor, words: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+def example_losses(base: Base, latents: Tensor, words: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return the loss of each example, float32 [n]."""
     latents, words, noise, t = (x.to(base.device) for x in (latents, words, noise, t))
     noisy = base.schedule.add_noise(latents, noise, t)
@@ -164,4 +164,4 @@ def held_out_loss(base: Base, adapter: Adapter | None, data: TrainingSet, settin
     latents, words = data.first_view(index), data.text(index, torch.zeros(len(index), dtype=torch.bool))
     noise = torch.randn(latents.shape, generator=chance)
     parts = zip(*(x.split(32) for x in (latents, words, noise, t)), strict=True)
-    return float(torch.cat([_loss(base, *part) for part in parts]).mean())
+    return float(torch.cat([example_losses(base, *part) for part in parts]).mean())

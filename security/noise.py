@@ -37,6 +37,9 @@ class NoiseSource(Protocol):
     def normals(self, count: int) -> NDArray[np.float64]:
         """Return ``count`` independent draws of N(0, 1), shape ``(count,)``."""
 
+    def uniforms(self, count: int) -> NDArray[np.float64]:
+        """Return ``count`` independent draws, uniform on (0, 1], shape ``(count,)``."""
+
 
 class SecureNoise:
     """Standard normals that nobody can predict. Not for several threads at once."""
@@ -49,12 +52,17 @@ class SecureNoise:
         made = [self._block(min(_BLOCK, count - at)) for at in range(0, count, _BLOCK)]
         return np.concatenate(made) if made else np.empty(0)
 
+    def uniforms(self, count: int) -> NDArray[np.float64]:
+        """Return ``count`` independent draws, uniform on (0, 1], shape ``(count,)``."""
+        # 53 bits each; zero is left out, so its logarithm is never taken.
+        bits = np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64) >> np.uint64(11)
+        drawn: NDArray[np.float64] = (bits.astype(np.float64) + 1.0) * 2.0**-53
+        return drawn
+
     def _block(self, count: int) -> NDArray[np.float64]:
         # Box and Muller (1958): each pair of uniforms gives a pair of normals.
         pairs = _DRAWS // 2 * count
-        bits = np.frombuffer(self._stream.update(bytes(16 * pairs)), np.uint64).reshape(2, pairs) >> np.uint64(11)
-        # In (0, 1]: the logarithm of zero is never taken. 53 bits reach out to 8.6 standard deviations.
-        first, second = (bits.astype(np.float64) + 1.0) * 2.0**-53
+        first, second = self.uniforms(2 * pairs).reshape(2, pairs)
         radius, angle = np.sqrt(-2.0 * np.log(first)), 2.0 * math.pi * second
         both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
         summed: NDArray[np.float64] = both.reshape(_DRAWS, count).sum(axis=0) / math.sqrt(_DRAWS)
@@ -70,6 +78,10 @@ class SeededNoise:
     def normals(self, count: int) -> NDArray[np.float64]:
         """Return ``count`` independent draws of N(0, 1), shape ``(count,)``."""
         return self._chance.standard_normal(count)
+
+    def uniforms(self, count: int) -> NDArray[np.float64]:
+        """Return ``count`` independent draws, uniform on (0, 1], shape ``(count,)``."""
+        return 1.0 - self._chance.random(count)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,189 @@
+"""Training with differential privacy: DP-SGD on the LoRA factors (arXiv 1607.00133), one gradient a drawing.
+
+A step draws a Poisson sample of the drawings: each is in it with the same chance, on its own, and an empty sample is a
+step like any other. Each drawing's gradient is the mean over several draws of noise and timestep (noise multiplicity,
+DPDM, arXiv 2210.09929), which costs no privacy; then it is clipped, and noise is added once to the sum. However many
+drawings fit into memory at a time, the sum is that of the whole sample.
+
+**What one drawing can change** is its own clipped gradient and nothing else: timesteps are spread evenly over the draws
+of one drawing, never over the batch, and no layer of the U-Net looks across drawings. The coins of sampling are as
+secret as the noise, since amplification by sampling holds only against who does not know them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from opacus.grad_sample import GradSampleModule
+from torch import Tensor, nn
+
+from client.dataset import TrainingSet
+from client.training import TrainingResult, example_losses
+from common.adapter_schema import Adapter
+from common.errors import PrivacyError, TrainingError
+from common.models import Base, LoraFactors
+from common.settings import LoraSettings, TrainingSettings
+from security.clipping import Clipped, clip_and_sum, nothing
+from security.noise import NoiseSource, add_noise
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """How the steps of one round are made private.
+
+    Args:
+        multiplier: Noise multiplier sigma.
+        clip: Largest L2 norm of one drawing's gradient.
+        rate: The chance of a drawing to be in a step's sample, in (0, 1].
+        multiplicity: Draws of noise and timestep a drawing, averaged before the clip.
+        at_once: Drawings whose gradients are in memory at a time; of no effect on the result but its rounding.
+
+    Raises:
+        PrivacyError: A number is out of its range.
+    """
+
+    multiplier: float
+    clip: float
+    rate: float = 1.0
+    multiplicity: int = 4
+    at_once: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise PrivacyError("a sampling rate lies in (0, 1]", got=self.rate)
+        if self.multiplicity < 1 or self.at_once < 1:
+            raise PrivacyError("a drawing is drawn at least once", got=min(self.multiplicity, self.at_once))
+
+
+def train_privately(
+    base: Base,
+    adapter: Adapter,
+    data: TrainingSet,
+    lora: LoraSettings,
+    settings: TrainingSettings,
+    mechanism: Mechanism,
+    source: NoiseSource,
+) -> TrainingResult:
+    """Train the adapter for ``settings.steps`` private steps and return how it changed.
+
+    Args:
+        base: The frozen base with LoRA attached to its U-Net.
+        adapter: The factors to start from.
+        data: The site's latents and captions.
+        lora: Which factors are trained.
+        settings: Steps and learning rate; ``batch`` and ``accumulate`` are of no effect.
+        mechanism: Noise, clip and sampling.
+        source: Where noise and the coins of sampling come from.
+
+    Returns:
+        The change. Its ``loss`` is NaN: a loss over drawings would tell of them.
+
+    Raises:
+        TrainingError: There is nothing to train on.
+        PrivacyError: The mechanism is out of range.
+    """
+    if len(data) == 0:
+        raise TrainingError("there is no drawing to train on", got="0 drawings", expected="at least 1")
+    began = time.monotonic()
+    factors = LoraFactors(base.unet)
+    factors.load(adapter)
+    before = factors.read(lora.trained)
+    parameters = factors.trained()
+    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    expected = mechanism.rate * len(data)
+    with per_drawing_gradients(base.unet):
+        for _ in range(settings.steps):
+            clipped = _clipped(base, parameters, data, settings, mechanism, source)
+            noised = add_noise(clipped, mechanism.multiplier, source)
+            _set_gradients(parameters, noised.total / (expected * mechanism.clip))
+            optimiser.step()
+    delta = factors.read(lora.trained) - before
+    return TrainingResult(delta, math.nan, len(data), time.monotonic() - began)
+
+
+def poisson_sample(count: int, rate: float, source: NoiseSource) -> Tensor:
+    """Return the drawings of one step: each of ``count`` with chance ``rate``, on its own; int64, possibly empty."""
+    return torch.from_numpy(np.flatnonzero(source.uniforms(count) <= rate))
+
+
+@contextmanager
+def per_drawing_gradients(unet: nn.Module) -> Iterator[None]:
+    """Have a backward pass leave in each trained parameter's ``grad_sample`` one gradient a row of the batch."""
+    hooked = GradSampleModule(unet, batch_first=True, loss_reduction="sum", strict=False)
+    unet.train()  # Opacus records activations in training mode alone
+    try:
+        yield
+    finally:
+        hooked.remove_hooks()
+        for parameter in unet.parameters():
+            parameter.grad = None
+            if hasattr(parameter, "grad_sample"):
+                del parameter.grad_sample
+        unet.eval()
+
+
+def _clipped(
+    base: Base,
+    parameters: list[nn.Parameter],
+    data: TrainingSet,
+    settings: TrainingSettings,
+    mechanism: Mechanism,
+    source: NoiseSource,
+) -> Clipped:
+    sample = poisson_sample(len(data), mechanism.rate, source)
+    total = nothing(sum(p.numel() for p in parameters), mechanism.clip)
+    for few in sample.split(mechanism.at_once) if len(sample) else ():
+        gradients = _gradients(base, parameters, data, few, settings, mechanism.multiplicity, source)
+        total = total + clip_and_sum(gradients, mechanism.clip)
+    return total
+
+
+def _gradients(
+    base: Base,
+    parameters: list[nn.Parameter],
+    data: TrainingSet,
+    few: Tensor,
+    settings: TrainingSettings,
+    draws: int,
+    source: NoiseSource,
+) -> Tensor:
+    """Return the gradient of each drawing, the mean over its draws: float32 ``[len(few), d]``, on the CPU."""
+    chance = torch.Generator().manual_seed(int(source.uniforms(1)[0] * 2**53))
+    index = few.repeat_interleave(draws)
+    latents = data.latents(index, chance)
+    words = data.text(index, torch.rand(len(index), generator=chance) < settings.caption_dropout)
+    noise = torch.randn(latents.shape, generator=chance)
+    most = int(base.schedule.config.num_train_timesteps)
+    spread = (torch.arange(draws).repeat(len(few)) + torch.rand(len(index), generator=chance)) / draws
+    t = (spread * most).long().clamp_(max=most - 1)
+    _forget(parameters)
+    example_losses(base, latents, words, noise, t).sum().backward()
+    # Opacus keeps them as an attribute that no type knows of.
+    rows = torch.cat([_of(p).reshape(len(index), -1).float().cpu() for p in parameters], dim=1)
+    _forget(parameters)
+    return rows.reshape(len(few), draws, -1).mean(1)
+
+
+def _of(parameter: nn.Parameter) -> Tensor:
+    rows: Tensor = vars(parameter)["grad_sample"]
+    return rows
+
+
+def _forget(parameters: list[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+        vars(parameter)["grad_sample"] = None
+
+
+def _set_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:
+    at = 0
+    for parameter in parameters:
+        piece = flat[at : at + parameter.numel()]
+        parameter.grad = piece.reshape(parameter.shape).to(parameter.device, parameter.dtype)
+        at += parameter.numel()

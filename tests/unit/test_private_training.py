@@ -1,0 +1,166 @@
+"""Private training: the gradients are those of single drawings, and one drawing changes no more than it may."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest, kstest
+
+from client.dataset import TrainingSet
+from client.private_training import (
+    Mechanism,
+    _clipped,
+    _gradients,
+    per_drawing_gradients,
+    poisson_sample,
+    train_privately,
+)
+from client.training import example_losses, held_out_loss
+from common.adapter_schema import Adapter
+from common.errors import PrivacyError, TrainingError
+from common.models import Base, LoraFactors, attach_lora
+from common.settings import LoraSettings, RunSettings, TrainingSettings
+from security.noise import SecureNoise, SeededNoise
+from server.start import fresh_state
+
+Latents = Callable[[int], TrainingSet]
+WIDE = ("to_q", "to_out.0", "ff.net.2", "conv1")
+
+
+def start(base: Base, lora: LoraSettings) -> Adapter:
+    schema = attach_lora(base.unet, lora)
+    return fresh_state(schema, RunSettings(lora=lora)).adapter
+
+
+@pytest.mark.parametrize("method", ["ffa", "both"])
+def test_the_gradient_of_each_drawing_is_the_one_that_it_has_alone(base: Base, latents: Latents, method: str) -> None:
+    lora = LoraSettings(method=method, rank=4, targets=WIDE)  # type: ignore[arg-type]
+    adapter, data, draws = start(base, lora), latents(3), 2
+    factors = LoraFactors(base.unet)
+    factors.load(Adapter(adapter.schema, adapter.a, adapter.b + 0.01))
+    parameters = factors.trained()
+    few = torch.arange(3)
+    plain = TrainingSettings(caption_dropout=0.0)
+    with per_drawing_gradients(base.unet):
+        together = _gradients(base, parameters, data, few, plain, draws, SeededNoise(1))
+    # The same chance, drawn as `_gradients` draws it, then each drawing on its own.
+    chance = torch.Generator().manual_seed(int(SeededNoise(1).uniforms(1)[0] * 2**53))
+    index = few.repeat_interleave(draws)
+    drawn = data.latents(index, chance)
+    torch.rand(len(index), generator=chance)
+    noise = torch.randn(drawn.shape, generator=chance)
+    most = int(base.schedule.config.num_train_timesteps)
+    spread = (torch.arange(draws).repeat(3) + torch.rand(len(index), generator=chance)) / draws
+    t = (spread * most).long().clamp_(max=most - 1)
+    words = data.text(index, torch.zeros(len(index), dtype=torch.bool))
+    for one in range(3):
+        own = slice(one * draws, (one + 1) * draws)
+        loss = example_losses(base, drawn[own], words[own], noise[own], t[own]).mean()
+        alone = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)])
+        assert torch.allclose(together[one], alone, rtol=1e-3, atol=1e-6)
+
+
+def test_hooks_and_gradients_are_gone_afterwards(base: Base, latents: Latents) -> None:
+    start(base, LoraSettings())
+    with per_drawing_gradients(base.unet):
+        pass
+    assert not base.unet.training
+    assert not any(module._forward_hooks or module._backward_hooks for module in base.unet.modules())
+    assert not any(hasattr(parameter, "grad_sample") for parameter in base.unet.parameters())
+
+
+def test_one_drawing_more_changes_the_clipped_sum_by_at_most_the_clip(base: Base, latents: Latents) -> None:
+    lora = LoraSettings(rank=4)
+    start(base, lora)
+    parameters, plain, data = LoraFactors(base.unet).trained(), TrainingSettings(caption_dropout=0.0), latents(5)
+    mechanism = Mechanism(multiplier=1.0, clip=1e-3, multiplicity=2, at_once=1)
+    fewer = TrainingSet(data.views[:4], data.states, data.caption[:4])
+    with per_drawing_gradients(base.unet):
+        more = _clipped(base, parameters, data, plain, mechanism, SeededNoise(2))
+        less = _clipped(base, parameters, fewer, plain, mechanism, _SameCoins(2, skip=1))
+    changed = float(torch.linalg.vector_norm((more.total - less.total).double()))
+    assert 0 < changed <= mechanism.clip * 1.001
+
+
+class _SameCoins(SeededNoise):
+    """Gives four drawings the coins that they have among five."""
+
+    def __init__(self, seed: int, skip: int) -> None:
+        super().__init__(seed)
+        self._skip = skip
+
+    def uniforms(self, count: int) -> np.typing.NDArray[np.float64]:
+        drawn = super().uniforms(count + self._skip)[:count]
+        self._skip = 0
+        return drawn
+
+
+def test_however_many_are_in_memory_at_a_time_the_bound_of_the_sum_is_the_same(base: Base, latents: Latents) -> None:
+    start(base, LoraSettings(rank=4))
+    parameters, data = LoraFactors(base.unet).trained(), latents(5)
+    with per_drawing_gradients(base.unet):
+        for at_once in (1, 2, 5, 50):
+            mechanism = Mechanism(multiplier=1.0, clip=1e-3, at_once=at_once, multiplicity=1)
+            sums = _clipped(base, parameters, data, TrainingSettings(), mechanism, SeededNoise(3))
+            assert sums.bound == 1e-3
+            assert float(torch.linalg.vector_norm(sums.total)) <= 5e-3
+
+
+def test_samples_are_poisson_and_may_be_empty() -> None:
+    source, rate, count = SecureNoise(), 0.2, 10
+    drawn = [poisson_sample(count, rate, source) for _ in range(2000)]
+    sizes = np.array([len(one) for one in drawn])
+    assert (sizes == 0).sum() > 100, "an empty sample is a sample"
+    assert binomtest(int(sizes.sum()), 2000 * count, rate).pvalue > 1e-6
+    assert abs(sizes.var() - count * rate * (1 - rate)) < 0.3, "samples of a fixed size have no variance"
+    assert len(poisson_sample(count, 1.0, source)) == count
+
+
+def test_an_empty_sample_is_a_step_of_noise_alone(base: Base, latents: Latents) -> None:
+    lora = LoraSettings(rank=4)
+    adapter = start(base, lora)
+    rare = Mechanism(multiplier=1.0, clip=1e-3, rate=1e-9)
+    done = train_privately(base, adapter, latents(3), lora, TrainingSettings(steps=1), rare, SeededNoise(4))
+    assert np.isfinite(done.delta).all()
+    assert (done.delta != 0).mean() > 0.99
+
+
+def test_private_training_learns_and_tells_no_loss(base: Base, latents: Latents) -> None:
+    data, lora, few = latents(8), LoraSettings(), TrainingSettings(steps=12, learning_rate=1e-2)
+    adapter = start(base, lora)
+    before = held_out_loss(base, adapter, data, few)
+    mechanism = Mechanism(multiplier=0.05, clip=1e-3, multiplicity=2)
+    done = train_privately(base, adapter, data, lora, few, mechanism, SecureNoise())
+    after = held_out_loss(base, Adapter(adapter.schema, adapter.a, adapter.b + done.delta), data, few)
+    assert after < before * 0.995
+    assert np.isnan(done.loss)
+
+
+def test_without_anything_learned_a_step_is_the_stated_noise(base: Base, latents: Latents) -> None:
+    start(base, LoraSettings(rank=4))
+    parameters, data = LoraFactors(base.unet).trained(), latents(2)
+    mechanism = Mechanism(multiplier=50.0, clip=1e-3, multiplicity=1)
+    with per_drawing_gradients(base.unet):
+        from security.noise import add_noise
+
+        clipped = _clipped(base, parameters, data, TrainingSettings(), mechanism, SecureNoise())
+        noised = add_noise(clipped, mechanism.multiplier, SecureNoise()).total.double().numpy() / (50.0 * 1e-3)
+    assert kstest(noised, "norm").pvalue > 1e-5
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rate": 0.0}, {"rate": 1.5}, {"rate": float("nan")}, {"multiplicity": 0}, {"at_once": 0}]
+)
+def test_a_mechanism_out_of_range_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(PrivacyError):
+        Mechanism(multiplier=1.0, clip=1.0, **wrong)  # type: ignore[arg-type]
+
+
+def test_nothing_to_train_on_is_said(base: Base, latents: Latents) -> None:
+    lora = LoraSettings()
+    adapter = start(base, lora)
+    with pytest.raises(TrainingError, match="no drawing to train on"):
+        train_privately(base, adapter, latents(0), lora, TrainingSettings(), Mechanism(1.0, 1.0), SecureNoise())
