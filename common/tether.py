@@ -1,4 +1,6 @@
-"""Run a command that dies with its parent: ``python -m common.tether PARENT_PID COMMAND…``.
+"""Processes that do not outlive the one that they work for.
+
+Run a command that dies with its parent: ``python -m common.tether PARENT_PID COMMAND…``.
 
 The kernel is asked to send SIGTERM when the parent goes (``prctl(PR_SET_PDEATHSIG)``, Linux), then the command takes
 this process over. Asking in a process of its own, and not between fork and exec, is safe in programs with threads.
@@ -10,8 +12,26 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
+
+LOOK_S = 0.5
 
 _PR_SET_PDEATHSIG = 1
+
+
+def end_with(pid: int) -> None:
+    """End this process, without another word, when another is gone: for a grandchild, whom no kernel can tether."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(LOOK_S)
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                os._exit(1)
+
+    threading.Thread(target=watch, name="tether", daemon=True).start()
 
 
 def main() -> None:

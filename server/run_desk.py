@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 from common.errors import RunError
 from common.paths import ServerHome
 from common.proto import registry_pb2 as pb
 from security.names import SpiffeId
 from security.run_order import OrderError, open_order
-from server.bundle import stop_run, submit_run
+from server.bundle import run_status, stop_run, submit_run
 from server.house import open_house
 from server.ports import read_ports
 from server.rows import run_row, shown_run
 from server.store import Store
+
+log = logging.getLogger("bottega.runs")
+
+_AT_WORK = {"pending", "starting", "running"}
 
 
 class RunDesk:
@@ -55,6 +61,8 @@ class RunDesk:
             row = store.run(run)
             if row.status == "finished":
                 raise RunError("the run has finished", got=run, advice="Start a new run with `bottega run start`.")
+            if row.flower is not None and run_status(control, int(row.flower)).status in _AT_WORK:
+                raise RunError("the run is running", got=run, advice="Follow it with `bottega run watch`.")
             open_order(row.order, open_house(self._home).roster)
             store.start_run(run, row.order)
             return _submitted(store, control, run)
@@ -72,8 +80,16 @@ class RunDesk:
             if row.status != "running" or row.flower is None:
                 raise RunError("the run does not run", got=row.status, expected="running", advice="Nothing was done.")
             stop_run(control, int(row.flower))
-            store.end_run(run, "stopped", "stopped by an operator")
+            store.stop_run(run, "stopped by an operator")
             return run_row(store, store.run(run))
+
+    def tell_cut_off(self) -> None:
+        """At the start of a server: whatever is said to be running was cut off when the last one ended."""
+        with Store(self._home.database) as store:
+            for row in store.runs():
+                if row.status == "running":
+                    store.stop_run(row.run, "the server ended while it ran")
+                    log.warning("run %s was cut off; go on with it: bottega run start --resume %s", row.run, row.run)
 
     def all(self) -> list[pb.RunRow]:
         """Return all runs, the latest first."""

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from common.paths import ServerHome
 from security.grpc_tls import server_credentials
-from server.app import HOME_VARIABLE
+from server.app import HOME_VARIABLE, SERVER_VARIABLE
 from server.doorkeeper import Doorkeeper
 from server.founding import TLS_KEY
 from server.house import House, active_sites, open_house
@@ -16,6 +16,7 @@ from server.opening import desk_of
 from server.own_certificate import renew_own_certificate
 from server.ports import free_port, tell_ports
 from server.registry import serve_door, serve_registry
+from server.run_desk import RunDesk
 from server.superlink import Ports, SuperLinkSettings, run_superlink
 
 
@@ -30,7 +31,9 @@ def run_server(home: ServerHome) -> None:
     house = open_house(home)
     settings = house.settings
     renew_own_certificate(home, dt.datetime.now(dt.UTC))
-    os.environ[HOME_VARIABLE] = str(home.root)  # for the ServerApp, which Flower starts further down
+    # For the ServerApp, which Flower starts further down.
+    os.environ.update({HOME_VARIABLE: str(home.root), SERVER_VARIABLE: str(os.getpid())})
+    RunDesk(home).tell_cut_off()
     superlink = SuperLinkSettings(
         home=home.flower,
         fleet_host=settings.host,

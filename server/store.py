@@ -104,14 +104,30 @@ class Store(Database):
             )
 
     def submitted(self, run: str, flower: int) -> None:
-        """Record the number under which Flower took a run."""
-        with self._write() as db:
-            db.execute("UPDATE runs SET flower=? WHERE run=?", (str(flower), run))
+        """Record the number under which Flower took a run; however an earlier try ended, now it is running.
 
-    def end_run(self, run: str, status: str, error: str = "") -> None:
-        """Record how a run ended: ``finished``, ``stopped`` or ``failed``."""
+        Done again with the same number it changes nothing: by then the run may have ended.
+        """
+        sql = "UPDATE runs SET flower=?1, status='running', error='', ended_at=NULL WHERE run=?2 AND flower IS NOT ?1"
         with self._write() as db:
-            db.execute("UPDATE runs SET status=?, error=?, ended_at=? WHERE run=?", (status, error, time.time(), run))
+            db.execute(sql, (str(flower), run))
+
+    def stop_run(self, run: str, why: str) -> None:
+        """Record that a run was stopped."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET status='stopped', error=?, ended_at=? WHERE run=?", (why, time.time(), run))
+
+    def end_run(self, run: str, flower: int, status: str, error: str = "") -> None:
+        """Record how a run ended: ``finished`` or ``failed``.
+
+        It is told under which number Flower ran it: the end of an earlier try, or of one that was stopped, is not the
+        run's.
+        """
+        with self._write() as db:
+            db.execute(
+                "UPDATE runs SET status=?, error=?, ended_at=? WHERE run=? AND flower=? AND status='running'",
+                (status, error, time.time(), run, str(flower)),
+            )
 
     def open_round(self, run: str, number: int, work: str, asked: int) -> None:
         """Record that a round begins; what an earlier try at the same round left is forgotten."""

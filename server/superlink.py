@@ -21,7 +21,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, Status
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
@@ -89,6 +89,7 @@ def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]
         app = create_app()
         # Without it a SuperNode registers itself on the Fleet API, with any key.
         app.state.enable_supernode_auth = True
+        _end_earlier_runs(app)
         _register(app, settings.supernodes)
         asyncio.run(_serve(settings, app, outside, inside, lambda: on_ready(ports)))
 
@@ -110,6 +111,13 @@ def _register(app: FastAPI, supernodes: Mapping[str, bytes]) -> None:
                 state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name)
             except ValueError:
                 raise _spent(name) from None
+
+
+def _end_earlier_runs(app: FastAPI) -> None:
+    """End what an earlier start left running: no ServerApp outlives its SuperLink, and Flower resumes nothing."""
+    state = app.state.linkstate_factory.state()
+    for run in state.get_run_info(statuses=[Status.PENDING, Status.STARTING, Status.RUNNING]):
+        state.stop_run(run.run_id)
 
 
 def register_supernode(control_address: str, name: str, public_key: bytes) -> int:

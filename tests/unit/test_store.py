@@ -61,7 +61,8 @@ def test_opening_a_round_again_forgets_the_try_that_was_cut_off(store: Store) ->
 
 def test_a_resumed_run_is_running_again_and_keeps_its_start(store: Store) -> None:
     began = store.run("r1").started_at
-    store.end_run("r1", "failed", "the disk was full")
+    store.submitted("r1", 7)
+    store.end_run("r1", 7, "failed", "the disk was full")
     assert store.run("r1").error == "the disk was full"
     store.start_run("r1", b"an order")
     row = store.run("r1")
@@ -93,3 +94,17 @@ def test_the_largest_number_that_flower_gives_a_run_is_kept(store: Store) -> Non
     assert store.run("r1").flower is None
     store.submitted("r1", 2**64 - 1)
     assert store.run("r1").flower == str(2**64 - 1)
+
+
+def test_the_end_of_an_earlier_try_is_not_the_end_of_the_run(store: Store) -> None:
+    store.submitted("r1", 7)
+    store.stop_run("r1", "stopped by an operator")
+    store.end_run("r1", 7, "failed", "the grid was closed")
+    assert store.run("r1").status == "stopped", "what an operator stopped has not failed"
+    store.start_run("r1", b"an order")
+    store.submitted("r1", 8)
+    store.end_run("r1", 7, "failed", "late")
+    assert store.run("r1").status == "running"
+    store.end_run("r1", 8, "finished")
+    store.submitted("r1", 8)
+    assert store.run("r1").status == "finished", "a run may end before its number is heard"
