@@ -6,6 +6,8 @@ name in one step, so a crash or a full disk leaves either the old file or the ne
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from cryptography.utils import Buffer
 
@@ -134,6 +136,28 @@ def read_public(path: Path, *, error: type[BottegaError]) -> bytes:
         return path.read_bytes()
     except OSError as problem:
         raise error(f"{path} cannot be read", got=_reason(problem)) from problem
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, error: type[BottegaError]) -> Iterator[None]:
+    """Hold a lock file, made if it is not there: whoever else wants it, in any process, waits.
+
+    Args:
+        path: The lock file; its folder exists.
+        error: The class to raise.
+
+    Raises:
+        BottegaError: (as ``error``) it cannot be opened.
+    """
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+    except OSError as problem:
+        raise error(f"{path} cannot be locked", got=_reason(problem), expected="leave to write") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _write_beside(path: Path, parts: Iterable[Buffer], mode: int) -> Path:

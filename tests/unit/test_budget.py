@@ -1,0 +1,234 @@
+"""The privacy budget: spent before training, kept over restarts and crashes, and believed only when it is whole."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.budget import Budget, BudgetError, BudgetSettings, Head
+from common.errors import BottegaError
+from security import files
+from security.accounting import Steps, epsilon_of, multiplier_for, would_exceed
+from security.vault import Vault
+
+DELTA = 1e-5
+ROUND = Steps(30.0, 1.0, 10)
+COST = epsilon_of([ROUND], DELTA)
+UNITS = [f"{n:064x}" for n in range(20)]
+NOW = 1_800_000_000_000
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault.open_or_create(tmp_path / "vault.key")
+
+
+def opened(tmp_path: Path, vault: Vault, epsilon: float = 3.0, **more: float) -> Budget:
+    return Budget(tmp_path / "budget", vault, BudgetSettings(epsilon=epsilon, delta=DELTA, **more))
+
+
+def test_a_round_costs_what_the_accountant_says_and_rounds_compose(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    assert budget.spent() == {}
+    assert budget.reserve("r1", 1, ROUND, UNITS, NOW) == frozenset(UNITS)
+    assert budget.spent() == {0: COST}
+    budget.reserve("r1", 2, ROUND, UNITS, NOW)
+    budget.reserve("r2", 1, ROUND, UNITS, NOW)
+    assert budget.spent()[0] == pytest.approx(epsilon_of([Steps(30.0, 1.0, 30)], DELTA))
+    assert budget.spent("r1")[0] == pytest.approx(epsilon_of([Steps(30.0, 1.0, 20)], DELTA))
+    assert COST < budget.spent()[0] < 3 * COST
+
+
+def test_what_was_spent_is_remembered_by_whoever_opens_the_record_next(tmp_path: Path, vault: Vault) -> None:
+    opened(tmp_path, vault).reserve("r1", 1, ROUND, UNITS, NOW)
+    again = opened(tmp_path, vault)
+    assert again.spent() == {0: COST}
+    assert again.head.entries == 2
+
+
+def test_the_round_that_would_go_over_is_refused_and_costs_nothing(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault, epsilon=1.5 * COST)
+    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    further = 0
+    while not would_exceed([spend.steps for spend in budget.spends], ROUND, 1.5 * COST, DELTA):
+        further += 1
+        budget.reserve("r1", 1 + further, ROUND, UNITS, NOW)
+    assert further >= 1, "composition is better than adding up"
+    rounds = 2 + further
+    with pytest.raises(BudgetError, match="the privacy budget is spent"):
+        budget.reserve("r1", rounds, ROUND, UNITS, NOW)
+    assert budget.spent()[0] <= 1.5 * COST
+    assert len(budget.spends) == 1 + further
+    budget.reserve("r1", rounds, Steps(300.0, 1.0, 1), UNITS, NOW)  # a smaller one may still fit
+
+
+def test_a_run_has_a_limit_of_its_own(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault, epsilon=10.0, epsilon_a_run=1.1 * COST)
+    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    with pytest.raises(BudgetError, match="budget is spent"):
+        budget.reserve("r1", 2, ROUND, UNITS, NOW)
+    budget.reserve("r2", 1, ROUND, UNITS, NOW)
+
+
+def test_new_drawings_begin_with_nothing_spent_and_old_ones_are_left_out_when_theirs_is(
+    tmp_path: Path, vault: Vault
+) -> None:
+    budget = opened(tmp_path, vault, epsilon=1.1 * COST)
+    budget.reserve("r1", 1, ROUND, UNITS[:10], NOW)
+    assert budget.reserve("r1", 2, ROUND, UNITS, NOW) == frozenset(UNITS[10:])
+    assert budget.spent() == {0: COST, 1: COST}
+    with pytest.raises(BudgetError):
+        budget.reserve("r1", 3, ROUND, UNITS, NOW)
+
+
+def test_another_folder_with_the_same_drawings_has_the_same_budget(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault, epsilon=1.1 * COST)
+    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    with pytest.raises(BudgetError):
+        budget.reserve("r9", 1, ROUND, reversed([*UNITS, *UNITS]), NOW)
+
+
+def test_two_who_spend_at_once_see_each_others_spending(tmp_path: Path, vault: Vault) -> None:
+    one, other = opened(tmp_path, vault, epsilon=1.1 * COST), opened(tmp_path, vault, epsilon=1.1 * COST)
+    one.reserve("r1", 1, ROUND, UNITS, NOW)
+    with pytest.raises(BudgetError, match="budget is spent"):
+        other.reserve("r2", 1, ROUND, UNITS, NOW)
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+def test_a_power_cut_while_spending_releases_nothing(
+    tmp_path: Path, vault: Vault, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, writes, real = opened(tmp_path, vault), iter(range(1, 99)), files._sync_folder
+
+    def cut(folder: Path) -> None:
+        if next(writes) == step:
+            raise KeyboardInterrupt
+        real(folder)
+
+    monkeypatch.setattr(files, "_sync_folder", cut)
+    spent = 0
+    try:
+        for number in (1, 2, 3):
+            budget.reserve("r1", number, ROUND, UNITS, NOW)
+            spent = number
+    except KeyboardInterrupt:
+        pass
+    monkeypatch.undo()
+    again = opened(tmp_path, vault)
+    assert len(again.spends) >= spent, "what was granted stays granted"
+
+
+@given(at=st.integers(0, 2), where=st.floats(0, 0.999), bit=st.integers(0, 7))
+@settings(max_examples=40, deadline=None)
+def test_an_entry_that_was_changed_anywhere_is_not_believed(
+    tmp_path_factory: pytest.TempPathFactory, at: int, where: float, bit: int
+) -> None:
+    root = tmp_path_factory.mktemp("budget")
+    vault = Vault.open_or_create(root / "vault.key")
+    budget = opened(root, vault)
+    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    budget.reserve("r1", 2, ROUND, UNITS, NOW)
+    file = sorted((root / "budget").glob("*.entry"))[at]
+    content = bytearray(file.read_bytes())
+    content[int(where * len(content))] ^= 1 << bit
+    file.write_bytes(bytes(content))
+    with pytest.raises(BudgetError, match="cannot be believed"):
+        opened(root, vault)
+
+
+def test_an_entry_that_was_taken_out_swapped_or_cut_short_is_not_believed(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    for number in (1, 2, 3):
+        budget.reserve("r1", number, ROUND, UNITS, NOW)
+    first, second, third, fourth = sorted((tmp_path / "budget").glob("*.entry"))
+    kept = {file: file.read_bytes() for file in (first, second, third, fourth)}
+    second.unlink()
+    with pytest.raises(BudgetError, match="missing"):
+        opened(tmp_path, vault)
+    second.write_bytes(kept[third])
+    third.write_bytes(kept[second])
+    with pytest.raises(BudgetError, match="cannot be believed"):
+        opened(tmp_path, vault)
+    second.write_bytes(kept[second])
+    third.write_bytes(kept[third][:-3])
+    with pytest.raises(BudgetError, match="cannot be believed"):
+        opened(tmp_path, vault)
+    third.write_bytes(kept[third])
+    assert len(opened(tmp_path, vault).spends) == 3
+
+
+def test_a_record_that_came_back_from_a_backup_is_seen_by_the_head_that_was_told(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    earlier = budget.head
+    budget.reserve("r1", 2, ROUND, UNITS, NOW)
+    told = budget.head
+    budget.check_not_behind(earlier)
+    budget.check_not_behind(told)
+    sorted((tmp_path / "budget").glob("*.entry"))[-1].unlink()
+    restored = opened(tmp_path, vault)
+    restored.check_not_behind(earlier)
+    with pytest.raises(BudgetError, match="not the one that was used before"):
+        restored.check_not_behind(told)
+    restored.reserve("r1", 2, Steps(31.0, 1.0, 10), UNITS, NOW)
+    with pytest.raises(BudgetError, match="not the one that was used before"):
+        restored.check_not_behind(told)
+    with pytest.raises(BudgetError):
+        restored.check_not_behind(Head(0, "0" * 64))
+
+
+def test_a_clock_that_went_backwards_is_refused(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    budget.reserve("r1", 2, ROUND, UNITS, NOW - 60_000)
+    with pytest.raises(BudgetError, match="the clock is behind"):
+        budget.reserve("r1", 3, ROUND, UNITS, NOW - 86_400_000)
+
+
+def test_a_delta_that_may_give_a_unit_away_is_refused(tmp_path: Path, vault: Vault) -> None:
+    budget = Budget(tmp_path / "budget", vault, BudgetSettings(epsilon=3, delta=0.2))
+    with pytest.raises(BudgetError, match="delta is too large"):
+        budget.reserve("r1", 1, ROUND, UNITS[:5], NOW)
+    with pytest.raises(BudgetError, match="delta is too large"):
+        budget.reserve("r1", 1, ROUND, [], NOW)
+    budget.reserve("r1", 1, ROUND, UNITS[:4], NOW)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epsilon": 0.0}, {"epsilon": -1.0}, {"epsilon": math.nan}, {"epsilon": math.inf}, {"delta": 0.0},
+        {"delta": 1.0}, {"delta": math.nan}, {"epsilon_a_run": 0.0}, {"epsilon_a_run": math.nan},
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(tmp_path: Path, vault: Vault, wrong: dict[str, float]) -> None:
+    with pytest.raises(BottegaError):
+        Budget(tmp_path / "budget", vault, BudgetSettings(**{"epsilon": 3.0, "delta": DELTA, **wrong}))
+
+
+@given(rounds=st.lists(st.sampled_from([(8.0, 1.0, 4), (20.0, 1.0, 10), (6.0, 0.9, 1)]), min_size=1, max_size=8))
+@settings(max_examples=6, deadline=None)
+def test_whatever_is_asked_the_whole_never_goes_over_the_budget(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[tuple[float, float, int]]
+) -> None:
+    root = tmp_path_factory.mktemp("budget")
+    budget = opened(root, Vault.open_or_create(root / "vault.key"), epsilon=2.0)
+    for number, asked in enumerate(rounds, 1):
+        try:
+            budget.reserve(f"r{number % 2}", number, Steps(*asked), UNITS, NOW + number)
+        except BudgetError:
+            continue
+    assert all(spent <= 2.0 for spent in budget.spent().values())
+
+
+def test_noise_can_be_calibrated_to_what_is_left(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault, epsilon=1.0)
+    multiplier = multiplier_for(1.0, DELTA, 1.0, 20)
+    for number in (1, 2):
+        budget.reserve("r1", number, Steps(multiplier, 1.0, 10), UNITS, NOW)
+    assert 0.98 < budget.spent()[0] <= 1.0
