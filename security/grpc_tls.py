@@ -3,15 +3,23 @@
 gRPC's Python API has no switch for the lowest TLS version. What it has is a list of cipher suites for TLS 1.2, and a
 federation's servers hold ECDSA certificates: with a list of one suite that needs an RSA certificate, 1.2 finds nothing
 to agree on, and 1.3, whose suites the list does not touch, is all that is left.
+
+The list is an environment variable that gRPC reads while it is imported, so ``common/__init__.py`` sets it before
+anything of ours can import gRPC. Since another program might have imported it before, nobody relies on that: a port is
+tried with TLS 1.2 when it is opened (:func:`refuse_old_tls`).
 """
 
 from __future__ import annotations
 
-import os
+import socket
+import ssl
 
 import grpc
 
-_ONLY_RSA = "ECDHE-RSA-AES256-GCM-SHA384"
+from common.errors import ProcessError
+
+_HANDSHAKE_RECORD = b"\x16"
+_TIMEOUT_S = 5.0
 
 
 def server_credentials(key: bytes, certificate: bytes, clients: bytes | None) -> grpc.ServerCredentials:
@@ -22,7 +30,6 @@ def server_credentials(key: bytes, certificate: bytes, clients: bytes | None) ->
         certificate: Its certificate, PEM.
         clients: The authority whose certificates clients must show, PEM; None asks them for none.
     """
-    _leave_only_tls13()
     return grpc.ssl_server_credentials(
         [(key, certificate)], root_certificates=clients, require_client_auth=clients is not None
     )
@@ -38,10 +45,42 @@ def channel_credentials(
         key: The client's private key, PEM; None to show no certificate.
         certificate: The client's certificate, PEM.
     """
-    _leave_only_tls13()
     return grpc.ssl_channel_credentials(authority, key, certificate)
 
 
-def _leave_only_tls13() -> None:
-    # gRPC reads it when the first credentials of the process are made, and never again.
-    os.environ["GRPC_SSL_CIPHER_SUITES"] = _ONLY_RSA
+def refuse_old_tls(host: str, port: int) -> None:
+    """Offer TLS 1.2 to a port of our own, and raise unless it is turned down.
+
+    A server that agrees answers with its half of the handshake (RFC 5246, section 7.3) before it asks for anything.
+
+    Args:
+        host: What the port listens on; in brackets if IPv6.
+        port: The port.
+
+    Raises:
+        ProcessError: The server agreed to TLS 1.2, or did not answer.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    outgoing = ssl.MemoryBIO()
+    try:
+        context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+    except ssl.SSLWantReadError:
+        hello = outgoing.read()
+    try:
+        with socket.create_connection((host.strip("[]"), port), _TIMEOUT_S) as offered:
+            offered.sendall(hello)
+            answer = offered.recv(1)
+    except ConnectionError:
+        answer = b""  # turned down, and not politely
+    except OSError as cause:
+        raise ProcessError(
+            "whether the port turns TLS 1.2 down cannot be told", got=f"{host}:{port}, {type(cause).__name__}",
+            advice="Start the server again; it opens no port of which this is not known.",
+        ) from None  # fmt: skip
+    if answer == _HANDSHAKE_RECORD:
+        raise ProcessError(
+            "the port would speak TLS 1.2", got=f"{host}:{port}", expected="TLS 1.3 alone",
+            advice="gRPC was imported before bottega's own packages; import `common` before `grpc` in this program.",
+        )  # fmt: skip

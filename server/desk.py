@@ -34,7 +34,7 @@ from security.enrolment import (
 from security.member_keys import Keys
 from security.names import Role, SpiffeId
 from security.renewal import open_renewal
-from security.roster import Member, sign_roster
+from security.roster import Member
 from security.rotation import open_rotation
 from server.applicants import Applicant, Applicants, Status
 from server.house import House
@@ -99,8 +99,8 @@ class Desk:
 
     def roster(self, known_version: int) -> bytes:
         """Return the signed roster; nothing when the caller has the newest."""
-        roster = self._house.roster
-        return b"" if roster.version == known_version else sign_roster(roster, self._house.identity)
+        roster, signed = self._house.published
+        return b"" if roster.version == known_version else signed
 
     def invite(self, role: Role, name: str, ttl: dt.timedelta, *, auto_approve: bool) -> Invitation:
         """Invite somebody under a name.
@@ -220,15 +220,18 @@ class Desk:
         return self._granted(self._reopened(approved).member)
 
     def _granted(self, newcomer: Newcomer) -> bytes:
-        roster, now = self._house.roster, _now_ms()
+        (roster, signed), now = self._house.published, _now_ms()
         if newcomer.id not in roster:
             raise IdentityError("they do not belong to the federation", got=newcomer.id)
+        if roster.member(newcomer.id).keys != Keys.of(newcomer.peer, newcomer.supernode):
+            # Else who stole the old keys, and only they, would get a certificate of the new generation for them.
+            raise IdentityError("the member has gone over to new keys; these are the old ones", got=newcomer.id)
         return make_grant(
             newcomer,
             certificate=self._issued(newcomer.id, newcomer.tls),
             authority=self._authority.certificate,
             statement=vouch(self._authority, self._house.identity.peer, now_ms=now),
-            roster=sign_roster(roster, self._house.identity),
+            roster=signed,
             settings={"fleet": self._addresses.fleet, "registry": self._addresses.registry},
             sender=self._house.identity,
             now_ms=now,

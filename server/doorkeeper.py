@@ -47,24 +47,22 @@ class Doorkeeper:
         door: grpc.Server | None = None
         while not self._stop.wait(LOOK_S):
             try:
-                expected = self._expected()
+                door = self._looked(door)
+            except ProcessError as why:
+                log.warning("the join port cannot be opened; trying again: %s", why)
             except Exception:
-                log.exception("whether somebody is expected cannot be told; trying again")
-                continue
-            if expected and door is None:
-                door = self._opened()
-            elif not expected and door is not None:
-                door.stop(_GRACE_S).wait()
-                door = None
-                log.info("the join port is closed: nobody is expected")
+                log.exception("the join port is left as it is; trying again")
         if door is not None:
             door.stop(_GRACE_S).wait()
 
-    def _opened(self) -> grpc.Server | None:
-        try:
+    def _looked(self, door: grpc.Server | None) -> grpc.Server | None:
+        """Open or close the port if need be, and return the server on it."""
+        expected = self._expected()
+        if expected and door is None:
             door = self._open_door()
-        except ProcessError as why:
-            log.warning("the join port cannot be opened; trying again: %s", why)
-            return None
-        log.info("the join port is open: somebody is expected")
+            log.info("the join port is open: somebody is expected")
+        elif not expected and door is not None:
+            door.stop(_GRACE_S).wait()
+            door = None
+            log.info("the join port is closed: nobody is expected")
         return door

@@ -6,6 +6,7 @@ import fcntl
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from common.errors import HomeError
 from common.paths import ServerHome
@@ -13,7 +14,8 @@ from common.settings import read_toml
 from security.identity import Identity, Peer
 from security.names import Role, SpiffeId
 from security.roster import Member, Roster, sign_roster
-from security.succession import keep_roster, load_roster
+from security.succession import keep_roster
+from server.published import Published, RosterFile
 from server.settings import ServerSettings
 from server.supernodes import flower_key
 
@@ -32,12 +34,25 @@ class House:
 
     @property
     def roster(self) -> Roster:
-        """Who belongs to the federation; read anew each time, so that a change holds in every process at once.
+        """Who belongs to the federation; looked at anew each time, so that a change holds in every process at once.
 
         Raises:
             IdentityError: The file is missing, or holds no roster that this server signed.
         """
-        return load_roster(self.home.roster, self.identity.peer)
+        return self.published.roster
+
+    @property
+    def published(self) -> Published:
+        """The roster with the bytes that were signed, as members are sent them.
+
+        Raises:
+            IdentityError: As :attr:`roster`.
+        """
+        return self._file.latest()
+
+    @cached_property
+    def _file(self) -> RosterFile:
+        return RosterFile(self.home.roster, self.identity.peer)
 
     @property
     def sites(self) -> Mapping[bytes, Peer]:

@@ -18,11 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from common.errors import IdentityError, ProcessError
 from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
+from security.grpc_tls import refuse_old_tls
 from security.names import Role, SpiffeId, shown
 from server.applicants import Applicant, Status
 from server.desk import Desk
 from server.gate import OpenGate, RoleGate, caller
-from server.limits import RateLimit
+from server.limits import Listening, RateLimit
 from server.rows import member_row
 from server.run_desk import RunDesk
 
@@ -56,8 +57,15 @@ MOST_REGISTRY_BYTES = 2**20
 MOST_DOOR_BYTES = 2**15
 """The longest message to the door: 32 KiB, twice the longest join request."""
 
-_THREADS = 8
+_THREADS = 16
 _WAITING_CALLS = 64
+_MOST_SILENT = 4  # calls of one caller whose message has not come; a quarter of the threads
+_PATIENCE_S = 5.0
+_HANDSHAKE_MS = 10_000
+_MEMBERS_IDLE_MS = 120_000
+_NEWCOMERS_IDLE_MS = 20_000
+_MOST_MEMBERS = 4096  # connections; whoever fills a port with them leaves the other ports their share of the files
+_MOST_NEWCOMERS = 256
 _STATES = {
     Status.WAITING: pb.JOIN_STATE_WAITING,
     Status.APPROVED: pb.JOIN_STATE_APPROVED,
@@ -156,47 +164,58 @@ class DoorService(rpc.DoorServicer):
         return pb.JoinAnswer(state=_STATES[found.status], reason=found.reason, grant=grant)
 
 
-def serve_registry(desk: Desk, address: str, credentials: grpc.ServerCredentials) -> tuple[grpc.Server, int]:
+def serve_registry(
+    desk: Desk, address: str, credentials: grpc.ServerCredentials, limit: RateLimit | None = None
+) -> tuple[grpc.Server, int]:
     """Start the registry and return it with its port.
 
     Args:
         desk: What it speaks for.
         address: ``host:port``; a port of 0 lets the system choose.
         credentials: TLS 1.3 that asks for a certificate of the federation's authority.
+        limit: How often one member may call; by default 50 times a second, and 200 times at once.
 
     Raises:
-        ProcessError: The port is taken.
+        ProcessError: The port is taken, or TLS 1.2 would be spoken on it.
     """
-    limit = RateLimit(per_second=50, burst=200)
-    gate = RoleGate(ALLOWED, desk.is_active, desk.generation, _SERVICE + "Rotate", limit)
-    server = _server(gate, MOST_REGISTRY_BYTES)
+    limit, listening = limit or RateLimit(per_second=50, burst=200), Listening(_MOST_SILENT, _PATIENCE_S)
+    gate = RoleGate(ALLOWED, desk.is_active, desk.generation, _SERVICE + "Rotate", limit, listening)
+    server = _server(gate, MOST_REGISTRY_BYTES, _MOST_MEMBERS, _MEMBERS_IDLE_MS)
     rpc.add_RegistryServicer_to_server(RegistryService(desk), server)
     return server, _opened(server, address, credentials)
 
 
-def serve_door(desk: Desk, address: str, credentials: grpc.ServerCredentials) -> tuple[grpc.Server, int]:
+def serve_door(
+    desk: Desk, address: str, credentials: grpc.ServerCredentials, limit: RateLimit | None = None
+) -> tuple[grpc.Server, int]:
     """Start the door and return it with its port.
 
     Args:
         desk: What it speaks for.
         address: ``host:port``; a port of 0 lets the system choose.
         credentials: TLS 1.3 that asks for no certificate.
+        limit: How often one address may call; by default 10 times a second, and 40 times at once.
 
     Raises:
-        ProcessError: The port is taken.
+        ProcessError: The port is taken, or TLS 1.2 would be spoken on it.
     """
-    server = _server(OpenGate(desk.expects_somebody, RateLimit(per_second=2, burst=20)), MOST_DOOR_BYTES)
+    # By default ten newcomers at one address may wait for the operator's word, each asking once a second.
+    limit, listening = limit or RateLimit(per_second=10, burst=40), Listening(_MOST_SILENT, _PATIENCE_S)
+    server = _server(
+        OpenGate(desk.expects_somebody, limit, listening), MOST_DOOR_BYTES, _MOST_NEWCOMERS, _NEWCOMERS_IDLE_MS
+    )
     rpc.add_DoorServicer_to_server(DoorService(desk), server)
     return server, _opened(server, address, credentials)
 
 
-def _server(gate: RoleGate | OpenGate, most_bytes: int) -> grpc.Server:
+def _server(gate: RoleGate | OpenGate, most_bytes: int, most_connections: int, idle_ms: int) -> grpc.Server:
     options = [
         ("grpc.max_receive_message_length", most_bytes),
         ("grpc.max_metadata_size", 2**13),
-        ("grpc.max_concurrent_streams", _THREADS),
-        ("grpc.server_handshake_timeout_ms", 10_000),
-        ("grpc.max_connection_idle_ms", 120_000),
+        ("grpc.max_concurrent_streams", 32),
+        ("grpc.max_allowed_incoming_connections", most_connections),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", idle_ms),
         ("grpc.max_connection_age_ms", 600_000),
         ("grpc.max_connection_age_grace_ms", 30_000),
         ("grpc.so_reuseport", 0),
@@ -220,6 +239,11 @@ def _opened(server: grpc.Server, address: str, credentials: grpc.ServerCredentia
             advice="Stop what uses the port, or set another one in server.toml.",
         )  # fmt: skip
     server.start()
+    try:
+        refuse_old_tls(address.rpartition(":")[0], port)
+    except ProcessError:
+        server.stop(None)
+        raise
     return port
 
 

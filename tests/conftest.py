@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+import common  # noqa: F401 (before any test imports gRPC, as in our own programs)
+
 # Speed is measured in benchmarks/, never in a test: a busy machine must not fail one.
 settings.register_profile("bottega", deadline=None)
 settings.load_profile("bottega")

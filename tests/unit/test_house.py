@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -18,6 +21,7 @@ from client.settling import join, known_roster, settle
 from common.errors import IdentityError
 from common.paths import ServerHome, SiteHome
 from security.authority import Authority, certified_id, load_certificate, save_certificate
+from security.files import PUBLIC, replace
 from security.identity import Identity, Role, SpiffeId
 from security.keys import supernode_line
 from security.roster import Roster, sign_roster
@@ -52,6 +56,10 @@ def named(name: str) -> SpiffeId:
     return SpiffeId(FEDERATION, Role.SITE, name)
 
 
+def operator(name: str) -> SpiffeId:
+    return SpiffeId(FEDERATION, Role.OPERATOR, name)
+
+
 def told(house: House, site: SiteHome) -> None:
     authority = house.home.authority_certificate.read_bytes()
     join(site, house.identity.peer, house.home.roster.read_bytes(), authority)
@@ -77,6 +85,60 @@ def test_who_was_revoked_is_no_longer_among_the_sites_of_a_house_that_is_open(ho
     assert named("anna") not in house.roster
     with pytest.raises(IdentityError, match="taken"):
         settled(house, tmp_path / "again", "anna")
+
+
+REVOKED_ELSEWHERE = """
+import sys
+from pathlib import Path
+from common.paths import ServerHome
+from security.names import SpiffeId
+from server.house import open_house
+who = SpiffeId.parse(sys.argv[2])
+open_house(ServerHome(Path(sys.argv[1]))).publish(lambda roster: roster.with_revocation(who, "left", 1))
+"""
+
+
+def test_a_revocation_by_another_process_holds_at_the_next_look(house: House, tmp_path: Path) -> None:
+    settled(house, tmp_path, "anna")
+    assert named("anna") in house.roster
+    words = [sys.executable, "-c", REVOKED_ELSEWHERE, str(house.home.root), str(named("anna"))]
+    subprocess.run(words, check=True, timeout=60)
+    assert named("anna") not in house.roster
+
+
+def test_an_unchanged_roster_is_checked_once_and_sent_as_it_was_signed(house: House, tmp_path: Path) -> None:
+    first = house.published
+    assert house.published is first
+    assert first.signed == house.home.roster.read_bytes()
+    settled(house, tmp_path, "anna")
+    assert house.published is not first
+    assert house.published.signed == house.home.roster.read_bytes()
+
+
+def test_another_roster_of_the_same_length_and_time_is_another_roster(house: House) -> None:
+    server = house.identity
+    one = Roster.first(server.peer, 1).with_member(Identity.generate(operator("anna")).peer, b"", 1)
+    other = Roster.first(server.peer, 1).with_member(Identity.generate(operator("olga")).peer, b"", 1)
+    before = house.home.roster.stat()
+    for roster in (one, other):
+        signed = sign_roster(roster, server)
+        replace(house.home.roster, [signed], error=IdentityError, mode=PUBLIC)
+        os.utime(house.home.roster, ns=(before.st_mtime_ns, before.st_mtime_ns))
+        assert house.roster == roster
+    assert len(sign_roster(one, server)) == len(signed)
+
+
+def test_a_roster_that_is_gone_or_damaged_is_not_remembered(house: House) -> None:
+    whole = house.published.signed
+    house.home.roster.unlink()
+    with pytest.raises(IdentityError, match="cannot be read"):
+        _ = house.roster
+    house.home.roster.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for _ in range(2):
+        with pytest.raises(IdentityError):
+            _ = house.roster
+    house.home.roster.write_bytes(whole)
+    assert house.published.signed == whole
 
 
 def test_what_sites_would_refuse_is_not_published(house: House, tmp_path: Path) -> None:
