@@ -6,6 +6,7 @@ same request as before, and the settings, written last, say that the home is who
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -15,11 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from client.moving_in import move_in_member, move_in_site
 from client.settings import SiteSettings
 from client.settling import make_keys
-from common.errors import HomeError, IdentityError
+from common.errors import HomeError, IdentityError, ProcessError
 from common.paths import MemberHome, SiteHome
 from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from common.settings import MemberSettings, read_toml
+from security.calling import NO_ANSWER
 from security.enrolment import Grant, Invitation, MemberKeys, make_request, open_grant
 from security.grpc_tls import channel_credentials
 from security.names import Role
@@ -115,7 +117,8 @@ def _decided(
                 advice="Run the same command again; it goes on from here.",
             )  # fmt: skip
         time.sleep(ASK_S)
-        answer = _called(lambda: door.JoinStatus(status, timeout=_CALL_S))
+        with contextlib.suppress(ProcessError):  # a server that is away, or busy, for a moment is asked again
+            answer = _called(lambda: door.JoinStatus(status, timeout=_CALL_S))
     if answer.state != pb.JOIN_STATE_APPROVED:
         raise IdentityError(
             "the operator said no", got=answer.reason or "no reason", advice="Ask the operator for another invitation."
@@ -127,6 +130,11 @@ def _called(call: Callable[[], pb.JoinAnswer]) -> pb.JoinAnswer:
     try:
         return call()
     except grpc.RpcError as cause:
+        if cause.code() in NO_ANSWER:
+            raise ProcessError(
+                "the server cannot be reached", got=f"{cause.code().name}: {cause.details()}"[:300],
+                advice="Check the network and that the server runs; then the same command goes on from here.",
+            ) from None  # fmt: skip
         words = cause.details() if cause.code() is not grpc.StatusCode.UNKNOWN else cause.code().name
         raise IdentityError(
             "the server did not take the request", got=words,

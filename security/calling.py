@@ -19,7 +19,8 @@ from security.roster import MAX_ROSTER_BYTES
 CALL_S = 20.0
 """How long a call may take."""
 
-_NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+NO_ANSWER = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+"""What gRPC says when it may go better in a while."""
 
 
 class NotAMemberError(IdentityError):
@@ -57,7 +58,7 @@ def registry(home: MemberHome, keys: MemberKeys, address: str) -> Iterator[rpc.R
 
 def _in_words(cause: grpc.RpcError) -> IdentityError | ProcessError:
     code, words = cause.code(), cause.details()
-    if code in _NO_ANSWER:
+    if code in NO_ANSWER:
         return ProcessError(
             "the server cannot be reached", got=f"{code.name}: {words}"[:300],
             advice="Check the network and that the server runs; a certificate that has run out looks the same.",

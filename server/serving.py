@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import resource
 from contextlib import ExitStack
 
 from common.paths import ServerHome
@@ -34,6 +35,7 @@ def run_server(home: ServerHome) -> None:
     # For the ServerApp, which Flower starts further down.
     os.environ.update({HOME_VARIABLE: str(home.root), SERVER_VARIABLE: str(os.getpid())})
     RunDesk(home).tell_cut_off()
+    _allow_many_connections()
     superlink = SuperLinkSettings(
         home=home.flower,
         fleet_host=settings.host,
@@ -46,6 +48,12 @@ def run_server(home: ServerHome) -> None:
     with ExitStack() as parts:
         parts.callback(home.ports.unlink, missing_ok=True)
         run_superlink(superlink, lambda ports: _open_registry(house, ports, parts))
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1024, as far as the system lets us: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_registry(house: House, ports: Ports, parts: ExitStack) -> None:
