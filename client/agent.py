@@ -18,6 +18,7 @@ from pathlib import Path
 
 import grpc
 
+from client.approvals import Approvals
 from client.work import Answer, Bench, Job
 from common.errors import AgentError, BottegaError, EnvelopeError
 from common.paths import MOST_SOCKET_BYTES
@@ -36,6 +37,9 @@ log = logging.getLogger("bottega.agent")
 TASK_LIFE_MS = 24 * 3_600_000
 """A task older than this is stale. Longer than any round: a site may have been busy with another run."""
 
+MARGIN_S = 10.0
+"""How long before a round's deadline waiting for the studio's word ends, so that the refusal still comes in time."""
+
 GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
@@ -49,6 +53,7 @@ class SiteAgent:
         bench: Where the work is done.
         nonces: The file that remembers which tasks were answered.
         refresh: Fetches the newest roster, for an operator whom the known one does not name yet.
+        approvals: Where the studio's word on each new run is waited for; it is not asked when left out.
     """
 
     def __init__(
@@ -58,9 +63,10 @@ class SiteAgent:
         bench: Bench,
         nonces: Path,
         refresh: Callable[[], object] | None = None,
+        approvals: Approvals | None = None,
     ) -> None:
         self.identity, self._roster, self._bench = identity, roster, bench
-        self._file, self._refresh = nonces, refresh or (lambda: None)
+        self._file, self._refresh, self._approvals = nonces, refresh or (lambda: None), approvals
         self._book = NonceBook(TASK_LIFE_MS, _remembered(nonces))
 
     def answer(self, letter: bytes, body: bytes) -> tuple[bytes, memoryview]:
@@ -107,12 +113,20 @@ class SiteAgent:
 
     def _attempt(self, opened: OpenedLetter, body: Callable[[], memoryview]) -> Answer:
         try:
-            return self._bench.answer(self._job(opened), body)
+            job = self._job(opened)
+            self._hold(job.order, opened.header.created_at_ms)
+            return self._bench.answer(job, body)
         except BottegaError:
             raise
         except Exception as cause:  # whatever broke, what leaves is a refusal that tells nothing of the drawings
             log.exception("the work on a task broke")
             raise AgentError("the work on the task broke at the site", got=type(cause).__name__) from None
+
+    def _hold(self, order: RunOrder, asked_at_ms: int) -> None:
+        """Wait for the studio's word on the run, if the studio wants to be asked."""
+        if self._approvals is not None:
+            left = asked_at_ms / 1000 + order.settings.deadline_s - MARGIN_S - time.time()
+            self._approvals.hold(order, time.monotonic() + left)
 
     def _job(self, opened: OpenedLetter) -> Job:
         task, header = parse(pb.Task, opened.manifest, "task", error=AgentError), opened.header
@@ -172,7 +186,7 @@ def serve(service: AgentService, socket: Path) -> grpc.Server:
         if is_alive(socket):
             raise AgentError("another agent already serves this home", advice="Stop it first, or use its answer.")
         socket.unlink()  # left over from a crash: nobody listens
-    server = grpc.server(ThreadPoolExecutor(max_workers=4), options=GRPC_OPTIONS)
+    server = grpc.server(ThreadPoolExecutor(max_workers=16), options=GRPC_OPTIONS)  # most of them may wait for a person
     rpc.add_SiteAgentServicer_to_server(service, server)
     before = os.umask(0o177)  # the socket is born 0600; a chmod afterwards would leave a moment in between
     try:

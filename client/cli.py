@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from client.cli_data import data_app
+from client.cli_runs import runs_app
 from common.errors import HomeError
 from common.paths import SiteHome
 from common.settings import read_toml
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["data_app", "site_app"]
 
 site_app = typer.Typer(help="Run a site: a studio with private drawings.", no_args_is_help=True)
+site_app.add_typer(runs_app)
 
 Home = Annotated[Path, typer.Option(help="The site's home folder.")]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from client.agent import AgentService, SiteAgent, serve
+from client.approvals import Approvals
 from client.cache import kept
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
@@ -65,7 +66,12 @@ def run_site(home: SiteHome) -> None:
         signal.signal(number, lambda *_: stop.set())
     keeper = Keeper(home, keys, settings.registry, stop.set) if settings.registry else None
     agent = SiteAgent(
-        keys.identity, partial(known_roster, home), bench, home.nonces, refresh=keeper.look if keeper else None
+        keys.identity,
+        partial(known_roster, home),
+        bench,
+        home.nonces,
+        refresh=keeper.look if keeper else None,
+        approvals=Approvals(home.approvals) if settings.rules.ask else None,
     )
     status = partial(_status, settings, base, drawings, bench, keeper)
     with ExitStack() as parts:

@@ -49,7 +49,7 @@ def settle(home: SiteHome, settings: SiteSettings) -> Newcomer:
         write_new(home.nonces, json.dumps(begun).encode(), error=HomeError)
     # Last: its presence says that the home is whole.
     write_new(
-        home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError
+        home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_defaults=True)).encode(), error=HomeError
     )
     return keys.public
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,13 @@ class TrainingResult:
 
 
 def train(
-    base: Base, adapter: Adapter, data: TrainingSet, lora: LoraSettings, settings: TrainingSettings, seed: int
+    base: Base,
+    adapter: Adapter,
+    data: TrainingSet,
+    lora: LoraSettings,
+    settings: TrainingSettings,
+    seed: int,
+    after_step: Callable[[], None] = lambda: None,
 ) -> TrainingResult:
     """Train the adapter for ``settings.steps`` steps and return how it changed.
 
@@ -60,6 +66,7 @@ def train(
         lora: Which factors are trained.
         settings: Steps, batch, learning rate.
         seed: Decides batches, noise, timesteps and dropped captions.
+        after_step: Called after each step; what it raises ends the training.
 
     Raises:
         TrainingError: There is nothing to train on, or the loss is not finite.
@@ -70,7 +77,10 @@ def train(
     factors = LoraFactors(base.unet)
     factors.load(adapter)
     before = factors.read(lora.trained)
-    losses = list(_steps(base, factors.trained(), data, settings, seed))
+    losses = []
+    for loss in _steps(base, factors.trained(), data, settings, seed):
+        losses.append(loss)
+        after_step()
     delta = factors.read(lora.trained) - before
     if not np.isfinite(delta).all() or not all(map(math.isfinite, losses)):
         raise TrainingError("training diverged", got="a loss that is not finite", expected="a smaller learning rate")

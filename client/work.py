@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dataset import TrainingSet
-from client.policy import HouseRules, check_rules
+from client.policy import Asked, HouseRules, Stopwatch, check_rules
 from client.training import held_out_loss, train
 from common.adapter_schema import Adapter, AdapterSchema, split
 from common.adapters import pack, unpack
@@ -77,7 +79,7 @@ class Bench:
             TrainingError: Training or measuring failed.
         """
         order = job.order
-        check_rules(self._rules, order.settings.lora, order.settings.training)
+        check_rules(self._rules, asked(order), dt.datetime.now(dt.UTC))
         with self._lock:
             if order.base_digest != self._base.digest:
                 raise BaseModelError(
@@ -107,10 +109,17 @@ class Bench:
         if job.work == pb.WORK_EVALUATE:
             return Answer(pb.Update(examples=len(self._training), metrics=metrics), b"")
         seed = _own_seed(terms.seed, job.number, self._site)
-        done = train(self._base, adapter, self._training, terms.lora, terms.training, seed)
+        in_time = Stopwatch(self._rules, time.monotonic)
+        done = train(self._base, adapter, self._training, terms.lora, terms.training, seed, in_time)
         metrics["training_loss"] = done.loss
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
         return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds), body)
+
+
+def asked(order: RunOrder) -> Asked:
+    """Return what an order asks, as house rules see it; of its sites, those that a round needs count."""
+    settings = order.settings
+    return Asked(order.operator.name, settings.quorum, order.base_digest, settings.lora, settings.training)
 
 
 def _adapter(schema: AdapterSchema, body: memoryview) -> Adapter:

@@ -150,6 +150,11 @@ class SiteHome(MemberHome):
         return self.root / "nonces.json"
 
     @property
+    def approvals(self) -> Path:
+        """The studio's word on runs, one file each."""
+        return self.root / "approvals"
+
+    @property
     def cache(self) -> Path:
         """Encoded drawings, kept encrypted."""
         return self.root / "cache"

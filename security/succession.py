@@ -106,7 +106,7 @@ def load_roster(path: Path, server: Peer) -> Roster:
     return _opened(read_public(path, error=IdentityError), server)
 
 
-# A server asks for its roster at every call; the same bytes need not be checked twice.
+# A site asks for its roster at every task; the same bytes need not be checked twice.
 _opened = lru_cache(maxsize=2)(open_roster)
 
 

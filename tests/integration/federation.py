@@ -122,7 +122,7 @@ class Easel(Bench):
         self.tasks += 1
         schema = job.order.schema
         if self.way is Way.REFUSES:
-            raise RuleError("the house rules forbid so many steps a round", got=12, expected="at most 3")
+            raise RuleError("so many steps a round", rule="most_steps", got=12, expected="at most 3")
         body = open_body()
         self.plain.append(bytes(body))
         if job.work == pb.WORK_EVALUATE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import socket
 import stat
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from client.agent import AgentService, SiteAgent, get_status, is_alive, serve, slug
 from client.policy import HouseRules, RuleError, check_rules
-from client.work import Answer, Bench, Job
+from client.work import Answer, Bench, Job, asked
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack, unpack
 from common.errors import AdapterError, AgentError, BaseModelError, BottegaError, EnvelopeError
@@ -70,7 +71,7 @@ class Desk(Bench):
     ) -> Answer:
         self.asked += 1
         order = job.order
-        check_rules(HouseRules(most_steps=20), order.settings.lora, order.settings.training)
+        check_rules(HouseRules(most_steps=20), asked(order), dt.datetime.now(dt.UTC))
         if order.base_digest != BASE:
             raise BaseModelError("the run is for another base model", got=BASE[:4], expected=order.base_digest[:4])
         if order.schema != SCHEMA:
@@ -325,7 +326,8 @@ def test_whatever_breaks_at_a_site_only_the_kind_of_the_error_leaves_it(
 
 
 def test_errors_have_slugs() -> None:
-    assert [slug(e("x")) for e in (BaseModelError, RuleError, AdapterError)] == ["base-model", "rule", "adapter"]
+    found = [slug(e) for e in (BaseModelError("x"), RuleError("x", rule="ask"), AdapterError("x"))]
+    assert found == ["base-model", "rule", "adapter"]
 
 
 @pytest.fixture
