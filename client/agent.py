@@ -114,6 +114,7 @@ class SiteAgent:
     def _attempt(self, opened: OpenedLetter, body: Callable[[], memoryview]) -> Answer:
         try:
             job = self._job(opened)
+            self._bench.check(job.order)  # nobody is asked about a run that the rules forbid
             self._hold(job.order, opened.header.created_at_ms)
             return self._bench.answer(job, body)
         except BottegaError:

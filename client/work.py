@@ -65,6 +65,14 @@ class Bench:
         self._lock = threading.Lock()
         self.doing = "waiting"
 
+    def check(self, order: RunOrder) -> None:
+        """Pass a run that the house rules allow now.
+
+        Raises:
+            RuleError: They forbid it.
+        """
+        check_rules(self._rules, asked(order), dt.datetime.now(dt.UTC))
+
     def answer(self, job: Job, open_body: Callable[[], memoryview]) -> Answer:
         """Do a job.
 
@@ -79,7 +87,7 @@ class Bench:
             TrainingError: Training or measuring failed.
         """
         order = job.order
-        check_rules(self._rules, asked(order), dt.datetime.now(dt.UTC))
+        self.check(order)
         with self._lock:
             if order.base_digest != self._base.digest:
                 raise BaseModelError(

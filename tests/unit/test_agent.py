@@ -64,6 +64,9 @@ class Desk(Bench):
         self.asked = 0
         self.breaks: Exception | None = None
 
+    def check(self, order: RunOrder) -> None:
+        check_rules(HouseRules(most_steps=20), asked(order), dt.datetime.now(dt.UTC))
+
     def answer(
         self,
         job: Job,
@@ -71,7 +74,6 @@ class Desk(Bench):
     ) -> Answer:
         self.asked += 1
         order = job.order
-        check_rules(HouseRules(most_steps=20), asked(order), dt.datetime.now(dt.UTC))
         if order.base_digest != BASE:
             raise BaseModelError("the run is for another base model", got=BASE[:4], expected=order.base_digest[:4])
         if order.schema != SCHEMA:
