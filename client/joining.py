@@ -22,7 +22,7 @@ from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from common.settings import MemberSettings, read_toml
 from security.calling import NO_ANSWER
-from security.enrolment import Grant, Invitation, MemberKeys, make_request, open_grant
+from security.enrolment import MAX_GRANT_BYTES, Grant, Invitation, MemberKeys, make_request, open_grant
 from security.grpc_tls import channel_credentials
 from security.names import Role
 from security.pinning import fetch_authority
@@ -96,7 +96,9 @@ def _granted(home: MemberHome, invitation: Invitation, patience_s: float, tell: 
     tell(f"the fingerprint of these keys: {keys.fingerprint.words}")
     host, _, port = invitation.address.rpartition(":")
     authority = fetch_authority(host.strip("[]"), int(port), invitation.authority)
-    with grpc.secure_channel(invitation.address, channel_credentials(authority.public_bytes(Encoding.PEM))) as channel:
+    credentials = channel_credentials(authority.public_bytes(Encoding.PEM))
+    options = [("grpc.max_receive_message_length", MAX_GRANT_BYTES)]  # a grant holds the whole roster
+    with grpc.secure_channel(invitation.address, credentials, options) as channel:
         answer = _decided(rpc.DoorStub(channel), invitation, keys, patience_s, tell)
     return open_grant(answer.grant, keys=keys, authority=invitation.authority, now_ms=_now_ms())
 
