@@ -132,6 +132,11 @@ def _called(call: Callable[[], pb.JoinAnswer]) -> pb.JoinAnswer:
     try:
         return call()
     except grpc.RpcError as cause:
+        if "handshake failed" in (cause.details() or "").lower():
+            raise IdentityError(
+                "who answers at the invitation's address does not hold the federation's certificate",
+                advice="Nothing was sent. Somebody may stand between you and the server: tell the operator.",
+            ) from None
         if cause.code() in NO_ANSWER:
             raise ProcessError(
                 "the server cannot be reached", got=f"{cause.code().name}: {cause.details()}"[:300],

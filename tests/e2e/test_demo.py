@@ -166,7 +166,7 @@ def test_a_folder_that_is_not_a_demos_is_left_alone(tmp_path: Path) -> None:
         (["draw", "--prompt", "x", "--base", "nowhere"], "there is no such base"),
         (["server", "start", "--home", "nowhere"], "no federation server in this folder"),
         (["site", "start", "--home", "nowhere"], "no site in this folder"),
-        (["run", "start", "--home", "nowhere"], "no server runs in this home"),
+        (["run", "start", "--home", "nowhere"], "no federation server in this folder"),
         (["run", "list", "--home", "nowhere"], "no federation server in this folder"),
         (["data", "check", "nowhere"], "does not exist"),
     ],
