@@ -165,7 +165,7 @@ def run_idle_site(home: SiteHome) -> None:
     listening = serve(AgentService(agent, lambda: pb.Status(site=settings.name)), home.socket)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with Supervisor([supernode(home, settings.server)]) as s:
+    with Supervisor([supernode(home, settings)]) as s:
         s.watch(stop)
     listening.stop(grace=1).wait()
 

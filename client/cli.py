@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import os
 import sys
 from functools import partial
@@ -14,36 +15,50 @@ import typer
 from rich.console import Console
 
 from client.cli_data import data_app
+from client.cli_health import add_health
 from client.cli_runs import runs_app
 from common.errors import HomeError
+from common.logs import Level, carried_out, set_up_logs
 from common.paths import SiteHome
 from common.settings import read_toml
 from security.names import Role, SpiffeId
 
 if TYPE_CHECKING:
     from client.settings import SiteSettings
+    from common.proto import bottega_pb2 as pb
 
 __all__ = ["data_app", "site_app"]
 
 site_app = typer.Typer(help="Run a site: a studio with private drawings.", no_args_is_help=True)
 site_app.add_typer(runs_app)
+add_health(site_app)
 
 Home = Annotated[Path, typer.Option(help="The site's home folder.")]
 
 
 @site_app.command()
-def start(home: Home = Path("site")) -> None:
+def start(
+    home: Home = Path("site"),
+    json_: Annotated[bool, typer.Option("--json", help="Log one JSON object a line.")] = False,
+    log_level: Annotated[Level, typer.Option(help="What is less is not logged.")] = Level.INFO,
+) -> None:
     """Start the site: its agent, and the courier that connects it with the federation.
 
-    Stays in the foreground until Ctrl-C or SIGTERM.
+    Stays in the foreground until Ctrl-C or SIGTERM, and logs to standard error.
     """
     from client.serving import run_site
 
-    run_site(SiteHome(home.absolute()))
+    def ready(status: pb.Status) -> None:
+        if not json_:
+            typer.echo(f"{status.site} is up, with {status.drawings} drawings to train on")
+            typer.echo(f"\nNext: bottega site status --home {home}", err=True)
+
+    set_up_logs(json_=json_, level=log_level)
+    code = carried_out(logging.getLogger("bottega.site"), lambda: run_site(SiteHome(home.absolute()), ready))
     # A step of training may still be running in a thread. Its task is lost and is never answered twice, so nothing is
     # gained by waiting for it.
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(code)
 
 
 @site_app.command()

@@ -60,6 +60,11 @@ class Keeper:
         self._thread.join()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the keeper is at work."""
+        return self._thread.is_alive()
+
+    @property
     def standing(self) -> pb.Standing:
         """How the site stood at the last look."""
         return self._standing

@@ -6,6 +6,7 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from client.agent import AgentService, SiteAgent, serve
 from client.approvals import Approvals
 from client.cache import kept
+from client.confinement import check_confinement, confinement_status
 from client.dataset import TrainingSet, encode
 from client.drawings import Drawings, load_drawings
 from client.keeper import LONGEST_PAUSE_S, Keeper
@@ -23,10 +25,12 @@ from client.settings import SiteSettings
 from client.settling import known_roster
 from client.supernode import supernode
 from client.work import Bench
-from common.errors import DrawingsError, HomeError, ProcessError
+from common.errors import AgentError, DrawingsError, HomeError, ProcessError
+from common.logs import take_over
 from common.models import Base, load_base
+from common.notify import ServiceManager
 from common.paths import SiteHome
-from common.processes import Supervisor
+from common.processes import ChildProcess, Supervisor
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
 from security.member import MemberKeys
@@ -36,9 +40,15 @@ log = logging.getLogger("bottega.site")
 
 SHORTEST_PAUSE_S = 1.0
 
+LOOK_S = 0.2
 
-def run_site(home: SiteHome) -> None:
+
+def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None]) -> None:
     """Serve a site until SIGTERM or SIGINT.
+
+    Args:
+        home: The site's.
+        on_ready: Called once when the agent answers; whether the server does is not waited for.
 
     Raises:
         HomeError: There is no site in this folder, or its roster is of another federation.
@@ -46,10 +56,14 @@ def run_site(home: SiteHome) -> None:
         DrawingsError: There is nothing to train on.
         BaseModelError: The base cannot be loaded.
         NotAMemberError: The server says that the site no longer belongs to the federation.
+        AgentError: A part died, or the SuperNode cannot be confined as the site requires.
     """
+    take_over()
+    manager = ServiceManager()
     if not home.settings.is_file():
         raise HomeError("there is no site in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
     settings = read_toml(SiteSettings, home.settings)
+    check_confinement(home, settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     site = SpiffeId(settings.federation, Role.SITE, settings.name)
@@ -73,7 +87,7 @@ def run_site(home: SiteHome) -> None:
         refresh=keeper.look if keeper else None,
         approvals=Approvals(home.approvals) if settings.rules.ask else None,
     )
-    status = partial(_status, settings, base, drawings, bench, keeper)
+    status = partial(_status, home, settings, base, drawings, bench, keeper)
     with ExitStack() as parts:
         parts.callback(home.socket.unlink, missing_ok=True)
         server = serve(AgentService(agent, status), home.socket)
@@ -83,24 +97,43 @@ def run_site(home: SiteHome) -> None:
         )
         if keeper is not None:
             parts.enter_context(keeper)
-        _stay_connected(home, settings.server, stop)
+        manager.ready(f"{len(drawings.train)} drawings to train on")
+        on_ready(status())
+        _stay_connected(partial(supernode, home, settings), stop, partial(_look, keeper, manager))
+        manager.stopping()
     if keeper is not None and keeper.ended is not None:
         raise keeper.ended
 
 
-def _stay_connected(home: SiteHome, server: str, stop: threading.Event) -> None:
-    """Keep a SuperNode running, whatever ends it; each time that it ends soon after its start, wait longer."""
+def _look(keeper: Keeper | None, manager: ServiceManager) -> None:
+    if keeper is not None and not keeper.is_alive and keeper.ended is None:
+        raise AgentError("the keeper ended", advice="The lines above say why; start the site again.")
+    manager.alive()
+
+
+def _stay_connected(child: Callable[[], ChildProcess], stop: threading.Event, look: Callable[[], None]) -> None:
+    """Keep a SuperNode running, whatever ends it; each time that it ends soon after its start, wait longer.
+
+    Args:
+        child: Returns a SuperNode, not started yet.
+        stop: Ends it.
+        look: Called a few times a second; what it raises ends it too.
+    """
     pause = SHORTEST_PAUSE_S
     while not stop.is_set():
         began = time.monotonic()
         try:
-            with Supervisor([supernode(home, server)]) as supervisor:
-                supervisor.watch(stop)
+            with Supervisor([child()]) as supervisor:
+                while not stop.wait(LOOK_S):
+                    look()
+                    supervisor.check()
         except ProcessError as why:
             if time.monotonic() - began > LONGEST_PAUSE_S:
                 pause = SHORTEST_PAUSE_S
             log.warning("the SuperNode is started again in %.0f s: %s", pause, why)
-            stop.wait(pause)
+            until = time.monotonic() + pause
+            while time.monotonic() < until and not stop.wait(LOOK_S):
+                look()
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
@@ -121,7 +154,9 @@ def _check_roster(home: SiteHome, settings: SiteSettings) -> None:
         raise HomeError("the roster is of another federation", got=roster.federation, expected=settings.federation)
 
 
-def _status(settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench, keeper: Keeper | None) -> pb.Status:
+def _status(
+    home: SiteHome, settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench, keeper: Keeper | None
+) -> pb.Status:
     return pb.Status(
         site=settings.name,
         base_digest=base.digest,
@@ -129,6 +164,7 @@ def _status(settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench
         held_out=len(drawings.held_out),
         doing=bench.doing,
         standing=keeper.standing if keeper else None,
+        confinement=confinement_status(home),
     )
 
 

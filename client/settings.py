@@ -25,6 +25,8 @@ class SiteSettings(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
     """CPU threads of training; all cores when left out. Set 1 where several sites share a machine."""
+    confine: Literal["auto", "require", "off"] = "auto"
+    """Whether SuperNode and couriers are shut in: as far as this machine can; that or no start; not at all."""
     views: Positive = 1
     """Encoded views a drawing, the plain one counted in; further ones are augmented."""
     keep_latents: bool = False

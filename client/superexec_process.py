@@ -8,8 +8,10 @@ a fork server (:mod:`multiprocessing`), and each message gets a fork of it. A me
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shlex
 import sys
+import tempfile
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -69,8 +71,19 @@ def install(folder: Path) -> Path:
 
 def main() -> None:
     """Be ``flower-superexec``, with the one thing changed: how a task is started."""
+    _shorten_temporary_paths()
     run_superexec.get_executor = lambda *_, **__: CourierExecutor()
     flower_superexec()
+
+
+def _shorten_temporary_paths() -> None:
+    """Have the fork server's socket lie in the temporary folder by a short path.
+
+    The folder is in the site's home, however deep that lies; the path of a socket has 107 bytes.
+    """
+    if sys.platform == "linux":
+        folder = os.open(tempfile.gettempdir(), os.O_PATH | os.O_DIRECTORY)
+        tempfile.tempdir = f"/proc/self/fd/{folder}"
 
 
 if __name__ == "__main__":

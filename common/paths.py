@@ -160,6 +160,11 @@ class SiteHome(MemberHome):
         return self.root / "cache"
 
     @property
+    def confinement(self) -> Path:
+        """How the SuperNode that was started last is confined, JSON."""
+        return self.root / "confinement.json"
+
+    @property
     def socket(self) -> Path:
         """Where the agent listens, owner only."""
         return self.root / "agent.sock"

@@ -6,22 +6,29 @@ Nothing is ever killed by name: a child is known by its process id, what it star
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from common.errors import ProcessError
 
 GRACE_S = 8.0
 """How long a process has to end after SIGTERM before its group gets SIGKILL."""
 
+log = logging.getLogger("bottega.processes")
+
 _TAIL_LINES = 12
+_LONGEST_LINE = 2**14
+_LAST_LINES_S = 1.0
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -47,16 +54,22 @@ class ChildProcess:
     Args:
         name: For people.
         command: What to run.
-        log: Where its output is appended.
+        log: Where its output is appended, or what takes each line of it.
         environment: Added to this process's own.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path | Callable[[str], object],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.log = name, log
         self._command, self._environment = command, environment or {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._last: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._reader: threading.Thread | None = None
 
     @property
     def pid(self) -> int | None:
@@ -74,17 +87,21 @@ class ChildProcess:
         """
         tethered = [sys.executable, "-P", "-m", "common.tether", str(os.getpid()), *self._command]
         try:
-            with self.log.open("ab") as log:
+            with self.log.open("ab") if isinstance(self.log, Path) else contextlib.nullcontext(subprocess.PIPE) as out:
                 self._process = subprocess.Popen(
                     tethered,
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
+                    stdout=out,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **self._environment},
                     start_new_session=True,
                 )
         except OSError as cause:
             raise ProcessError(f"{self.name} cannot be started", got=cause.strerror) from cause
+        if self._process.stdout is not None and not isinstance(self.log, Path):
+            words = (self._process.stdout, self.log)
+            self._reader = threading.Thread(target=self._read, args=words, name=f"log of {self.name}", daemon=True)
+            self._reader.start()
 
     def check(self) -> None:
         """Pass while it runs.
@@ -93,10 +110,15 @@ class ChildProcess:
             ProcessError: It has ended; the message holds the end of its log.
         """
         if self._process is not None and (code := self._process.poll()) is not None:
-            raise ProcessError(f"{self.name} ended with code {code}", advice=f"The end of {self.log}:\n{self.tail()}")
+            self._hear_out()
+            its_own = isinstance(self.log, Path)
+            advice = f"The end of {self.log}:\n{self.tail()}" if its_own else "The lines above are its last."
+            raise ProcessError(f"{self.name} ended with code {code}", advice=advice)
 
     def tail(self) -> str:
-        """Return the end of its log."""
+        """Return the end of what it said."""
+        if not isinstance(self.log, Path):
+            return "\n".join(self._last)
         try:
             return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL_LINES:])
         except OSError:
@@ -114,6 +136,23 @@ class ChildProcess:
             self._process.wait(max(0.0, until - time.monotonic()))
         self._signal(signal.SIGKILL)  # what is left of the group, if anything
         self._process.wait()
+        self._hear_out()
+
+    def _read(self, pipe: IO[bytes], take: Callable[[str], object]) -> None:
+        """Hand on each line, a very long one in pieces, until the child and all its own children have ended."""
+        with pipe:
+            while line := pipe.readline(_LONGEST_LINE):
+                words = line.decode(errors="replace").rstrip("\n")
+                self._last.append(words)
+                try:
+                    take(words)
+                except Exception:  # the child must not lose its pipe for it
+                    log.exception("a line of %s could not be taken", self.name)
+
+    def _hear_out(self) -> None:
+        """Wait a moment for the last lines of a child that has ended."""
+        if self._reader is not None:
+            self._reader.join(_LAST_LINES_S)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:

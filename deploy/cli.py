@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import warnings
@@ -11,6 +10,7 @@ import typer
 from rich.console import Console
 
 from common.errors import BottegaError
+from common.logs import set_up_logs
 from deploy.commands import demo, draw, evaluate
 
 app = typer.Typer(
@@ -56,9 +56,8 @@ def _settle_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for noisy in ("httpx", "transformers", "diffusers", "accelerate", "torch", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes past every logger
+    set_up_logs()
 
 
 def _escaped(text: str) -> str:

@@ -87,7 +87,13 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
     found(
         server,
         ServerSettings(
-            federation=FEDERATION, host="127.0.0.1", fleet_port=0, registry_port=0, door_port=0, control_port=0
+            federation=FEDERATION,
+            host="127.0.0.1",
+            fleet_port=0,
+            registry_port=0,
+            door_port=0,
+            control_port=0,
+            metrics_port=0,
         ),
         ["127.0.0.1", "localhost"],
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.errors import BottegaError, RunError
 from common.flower_pace import quicken_pulls
+from common.logs import set_up_logs
 from common.paths import ServerHome
 from common.tether import end_with
 from security.run_order import open_order
@@ -37,7 +37,7 @@ app = ServerApp()
 @app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """Run the run that the run configuration names."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up_logs(json_=True)  # the server that started this reads the lines and puts them into its own stream
     quicken_pulls()
     home = _home()
     end_with(int(os.environ[SERVER_VARIABLE]))

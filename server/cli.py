@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from common.logs import Level, carried_out, set_up_logs
 from common.paths import ServerHome
 from common.settings import read_toml
+from server.cli_health import add_health
 from server.cli_members import add_commands
 from server.cli_runs import run_app
+
+if TYPE_CHECKING:
+    from server.serving import OpenPorts
+    from server.settings import ServerSettings
 
 __all__ = ["run_app", "server_app"]
 
@@ -20,6 +27,7 @@ Home = Annotated[Path, typer.Option(help="The server's home folder.")]
 
 
 add_commands(server_app)
+add_health(server_app)
 
 
 @server_app.command("init")
@@ -49,11 +57,35 @@ def init_server(
 
 
 @server_app.command("start")
-def start_server(home: Home = Path("server")) -> None:
-    """Start the server: the SuperLink that sites connect to, and what runs the rounds.
+def start_server(
+    home: Home = Path("server"),
+    json_: Annotated[bool, typer.Option("--json", help="Log one JSON object a line.")] = False,
+    log_level: Annotated[Level, typer.Option(help="What is less is not logged.")] = Level.INFO,
+) -> None:
+    """Start the server: the SuperLink that sites connect to, what runs the rounds, the registry and the metrics.
 
-    Stays in the foreground until Ctrl-C or SIGTERM.
+    Stays in the foreground until Ctrl-C or SIGTERM, and logs to standard error.
     """
     from server.serving import run_server
 
-    run_server(ServerHome(home.absolute()))
+    log = logging.getLogger("bottega.server")
+
+    def ready(settings: ServerSettings, ports: OpenPorts) -> None:
+        log.info("up: %s", ", ".join(f"{name} {port}" for name, port in ports.items()))
+        if not json_:
+            _tell_ready(settings, ports, home)
+
+    set_up_logs(json_=json_, level=log_level)
+    raise typer.Exit(carried_out(log, lambda: run_server(ServerHome(home.absolute()), ready)))
+
+
+def _tell_ready(settings: ServerSettings, ports: OpenPorts, home: Path) -> None:
+    typer.echo(
+        f"{settings.federation} is up, reached by {settings.reached_by}\n"
+        f"  fleet     {settings.host}:{ports['fleet']}  (sites, HTTPS)\n"
+        f"  registry  {settings.host}:{ports['registry']}  (members, gRPC)\n"
+        f"  join      {settings.host}:{ports['door']}  (newcomers, gRPC; open while somebody is expected)\n"
+        f"  metrics   {settings.metrics_host}:{ports['metrics']}  (Prometheus, HTTP)\n"
+        f"  control   127.0.0.1:{ports['control']}  (this machine alone)"
+    )
+    typer.echo(f"\nNext: bottega server invite NAME --home {home}", err=True)

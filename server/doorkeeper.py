@@ -33,6 +33,11 @@ class Doorkeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="doorkeeper", daemon=True)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the doorkeeper is at the door."""
+        return self._thread.is_alive()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self

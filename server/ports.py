@@ -12,7 +12,7 @@ from security.files import replace
 
 
 def tell_ports(home: ServerHome, **ports: int) -> None:
-    """Write the open ports, by name, and whose they are.
+    """Write the open ports, by name, whose they are, and since when (``since``, Unix time in seconds).
 
     Raises:
         HomeError: The file cannot be written.

@@ -8,7 +8,7 @@ are two calls, and they are answered only while somebody is expected.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 
@@ -22,7 +22,7 @@ from security.grpc_tls import refuse_old_tls
 from security.names import Role, SpiffeId, shown
 from server.applicants import Applicant, Status
 from server.desk import Desk
-from server.gate import OpenGate, RoleGate, caller
+from server.gate import Interceptor, OpenGate, RoleGate, caller
 from server.limits import Listening, RateLimit
 from server.rows import member_row
 from server.run_desk import RunDesk
@@ -165,7 +165,11 @@ class DoorService(rpc.DoorServicer):
 
 
 def serve_registry(
-    desk: Desk, address: str, credentials: grpc.ServerCredentials, limit: RateLimit | None = None
+    desk: Desk,
+    address: str,
+    credentials: grpc.ServerCredentials,
+    limit: RateLimit | None = None,
+    seen: Sequence[Interceptor] = (),
 ) -> tuple[grpc.Server, int]:
     """Start the registry and return it with its port.
 
@@ -174,19 +178,24 @@ def serve_registry(
         address: ``host:port``; a port of 0 lets the system choose.
         credentials: TLS 1.3 that asks for a certificate of the federation's authority.
         limit: How often one member may call; by default 50 times a second, and 200 times at once.
+        seen: What sees each call before the gate does.
 
     Raises:
         ProcessError: The port is taken, or TLS 1.2 would be spoken on it.
     """
     limit, listening = limit or RateLimit(per_second=50, burst=200), Listening(_MOST_SILENT, _PATIENCE_S)
     gate = RoleGate(ALLOWED, desk.is_active, desk.generation, _SERVICE + "Rotate", limit, listening)
-    server = _server(gate, MOST_REGISTRY_BYTES, _MOST_MEMBERS, _MEMBERS_IDLE_MS)
+    server = _server([*seen, gate], MOST_REGISTRY_BYTES, _MOST_MEMBERS, _MEMBERS_IDLE_MS)
     rpc.add_RegistryServicer_to_server(RegistryService(desk), server)
     return server, _opened(server, address, credentials)
 
 
 def serve_door(
-    desk: Desk, address: str, credentials: grpc.ServerCredentials, limit: RateLimit | None = None
+    desk: Desk,
+    address: str,
+    credentials: grpc.ServerCredentials,
+    limit: RateLimit | None = None,
+    seen: Sequence[Interceptor] = (),
 ) -> tuple[grpc.Server, int]:
     """Start the door and return it with its port.
 
@@ -195,20 +204,20 @@ def serve_door(
         address: ``host:port``; a port of 0 lets the system choose.
         credentials: TLS 1.3 that asks for no certificate.
         limit: How often one address may call; by default 10 times a second, and 40 times at once.
+        seen: What sees each call before the gate does.
 
     Raises:
         ProcessError: The port is taken, or TLS 1.2 would be spoken on it.
     """
     # By default ten newcomers at one address may wait for the operator's word, each asking once a second.
     limit, listening = limit or RateLimit(per_second=10, burst=40), Listening(_MOST_SILENT, _PATIENCE_S)
-    server = _server(
-        OpenGate(desk.expects_somebody, limit, listening), MOST_DOOR_BYTES, _MOST_NEWCOMERS, _NEWCOMERS_IDLE_MS
-    )
+    gate = OpenGate(desk.expects_somebody, limit, listening)
+    server = _server([*seen, gate], MOST_DOOR_BYTES, _MOST_NEWCOMERS, _NEWCOMERS_IDLE_MS)
     rpc.add_DoorServicer_to_server(DoorService(desk), server)
     return server, _opened(server, address, credentials)
 
 
-def _server(gate: RoleGate | OpenGate, most_bytes: int, most_connections: int, idle_ms: int) -> grpc.Server:
+def _server(interceptors: Sequence[Interceptor], most_bytes: int, most_connections: int, idle_ms: int) -> grpc.Server:
     options = [
         ("grpc.max_receive_message_length", most_bytes),
         ("grpc.max_metadata_size", 2**13),
@@ -222,7 +231,7 @@ def _server(gate: RoleGate | OpenGate, most_bytes: int, most_connections: int, i
     ]
     return grpc.server(
         ThreadPoolExecutor(_THREADS, "registry"),
-        interceptors=[gate],
+        interceptors=list(interceptors),
         options=options,
         maximum_concurrent_rpcs=_WAITING_CALLS,
     )

@@ -32,3 +32,7 @@ class ServerSettings(Settings):
     """How long a member's certificate holds; it is renewed at two thirds of that."""
     control_port: Port = 8450
     """Loopback only, plain: the server's own processes."""
+    metrics_host: str = "127.0.0.1"
+    """Address that metrics are told on. It is plain HTTP that asks nobody who they are: not for strangers."""
+    metrics_port: Port = 8451
+    """Prometheus scrapes here."""

@@ -2,7 +2,8 @@
 
 Flower 1.41 serves its Fleet, Control and Runtime APIs on one port, and the open-source Control and Runtime APIs ask
 for no credentials: who reaches them can register nodes and start runs. So the same application is served twice from
-one process: in full on loopback, and outside with TLS 1.3 and nothing but ``/v1/fleet/``.
+one process: in full on loopback, and outside with TLS 1.3 and nothing but ``/v1/fleet/`` (``server/fleet_gate.py``
+says to whom, ``server/doors.py`` for how long).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +28,18 @@ from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, Unregi
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.superlink.main import create_app
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from common.errors import IdentityError, ProcessError
+from common.logs import ChildLines
 from common.processes import ChildProcess, Supervisor, flower_environment
-from common.programs import program
 from server.control import control
+from server.doors import Door, FleetDoor, Newcomers
+from server.fleet_gate import FleetGate
 from server.supernodes import flower_key
 
 log = logging.getLogger("bottega.superlink")
 
-FLEET = "/v1/fleet/"
 _SHUTDOWN_S = 3
 _UNCHANGED = "the SuperLink did not take the change of its SuperNodes"
 
@@ -69,12 +72,29 @@ class Ports:
     control: int
 
 
-def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]) -> None:
+@dataclass(frozen=True)
+class Hooks:
+    """What is called while the SuperLink serves, always in its thread.
+
+    Attributes:
+        ready: Once, when both doors are open.
+        watch: About three times a second from then on; what it raises ends the SuperLink.
+        stopping: Once, when SIGTERM or SIGINT has come.
+        seen: Given the application behind the door for outside, returns the one to put there.
+    """
+
+    ready: Callable[[Ports], None]
+    watch: Callable[[], None] = lambda: None
+    stopping: Callable[[], None] = lambda: None
+    seen: Callable[[ASGIApp], ASGIApp] = lambda app: app
+
+
+def run_superlink(settings: SuperLinkSettings, hooks: Hooks) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Args:
         settings: Where.
-        on_ready: Called once both doors are open.
+        hooks: What is called meanwhile.
 
     Raises:
         ProcessError: A port is taken, the certificate cannot be used, or the SuperExec died.
@@ -84,14 +104,13 @@ def run_superlink(settings: SuperLinkSettings, on_ready: Callable[[Ports], None]
         _bound(settings.fleet_host, settings.fleet_port) as outside,
         _bound("127.0.0.1", settings.control_port) as inside,
     ):
-        ports = Ports(outside.getsockname()[1], inside.getsockname()[1])
         os.environ.update(flower_environment(settings.home), FLWR_DATABASE=str(settings.home / "superlink.db"))
         app = create_app()
         # Without it a SuperNode registers itself on the Fleet API, with any key.
         app.state.enable_supernode_auth = True
         _end_earlier_runs(app)
         _register(app, settings.supernodes)
-        asyncio.run(_serve(settings, app, outside, inside, lambda: on_ready(ports)))
+        asyncio.run(_serve(settings, app, outside, inside, hooks))
 
 
 def _register(app: FastAPI, supernodes: Mapping[str, bytes]) -> None:
@@ -178,38 +197,13 @@ def _spent(name: str) -> IdentityError:
     )
 
 
-class FleetOnly:
-    """An ASGI application that answers 404 to all but the fleet API."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        # A path that climbs is refused as it stands: nothing behind this door may come to read it otherwise.
-        if scope["type"] == "http" and scope["path"].startswith(FLEET) and ".." not in scope["path"]:
-            await self._app(scope, receive, send)
-            return
-        if scope["type"] == "http":
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
-
-
-class _Door(uvicorn.Server):
-    """A uvicorn server that leaves signals to us: two of them share the process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Take no signal."""
-        yield
-
-
 async def _serve(
-    settings: SuperLinkSettings, app: FastAPI, outside: socket.socket, inside: socket.socket, ready: Callable[[], None]
+    settings: SuperLinkSettings, app: FastAPI, outside: socket.socket, inside: socket.socket, hooks: Hooks
 ) -> None:
     common: dict[str, Any] = {"log_config": None, "access_log": False, "timeout_graceful_shutdown": _SHUTDOWN_S}
-    control = _Door(uvicorn.Config(app, **common))
-    fleet = _Door(_tls_config(settings, FleetOnly(app), common))
+    newcomers = Newcomers()
+    control = Door(uvicorn.Config(app, **common))
+    fleet = FleetDoor(_tls_config(settings, hooks.seen(FleetGate(app, newcomers.leave)), common), newcomers)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -218,22 +212,25 @@ async def _serve(
         while not (control.started and fleet.started):
             _raise_if_closed(doors)
             await asyncio.sleep(0.02)
-        with Supervisor([_superexec(settings.home, inside.getsockname()[1])]) as supervisor:
-            ready()
+        ports = Ports(outside.getsockname()[1], inside.getsockname()[1])
+        with Supervisor([_superexec(settings.home, ports.control)]) as supervisor:
+            hooks.ready(ports)
             while not stop.is_set():
                 supervisor.check()
                 _raise_if_closed(doors)
+                hooks.watch()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 0.3)
+            hooks.stopping()
     finally:
         control.should_exit = fleet.should_exit = True
         await asyncio.gather(*doors, return_exceptions=True)
 
 
-def _tls_config(settings: SuperLinkSettings, app: FleetOnly, common: Mapping[str, Any]) -> uvicorn.Config:
-    config = uvicorn.Config(
-        app, ssl_certfile=str(settings.certificate), ssl_keyfile=str(settings.key), lifespan="off", **common
-    )
+def _tls_config(settings: SuperLinkSettings, app: ASGIApp, common: Mapping[str, Any]) -> uvicorn.Config:
+    files: dict[str, Any] = {"ssl_certfile": str(settings.certificate), "ssl_keyfile": str(settings.key)}
+    # No WebSockets, and nothing is believed that a header says of the caller's address.
+    config = uvicorn.Config(app, **files, lifespan="off", ws="none", proxy_headers=False, server_header=False, **common)
     try:
         config.load()
     except (OSError, ssl.SSLError) as cause:
@@ -246,10 +243,10 @@ def _tls_config(settings: SuperLinkSettings, app: FleetOnly, common: Mapping[str
 def _superexec(home: Path, control_port: int) -> ChildProcess:
     """Return the process that starts a ServerApp for each run."""
     command = [
-        program("flower-superexec"), "--insecure", "--runtime-api-address", f"127.0.0.1:{control_port}",
-        "--parent-pid", str(os.getpid()),
+        sys.executable, "-P", "-m", "server.superexec_process",
+        "--insecure", "--runtime-api-address", f"127.0.0.1:{control_port}", "--parent-pid", str(os.getpid()),
     ]  # fmt: skip
-    return ChildProcess("the SuperExec", command, home / "superexec.log", flower_environment(home))
+    return ChildProcess("the SuperExec", command, ChildLines("superexec"), flower_environment(home))
 
 
 def _raise_if_closed(doors: list[asyncio.Task[None]]) -> None:

@@ -151,7 +151,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     root = tmp_path_factory.mktemp("way")
     home = ServerHome(root / "server")
     settings = ServerSettings(
-        federation=FEDERATION, host="127.0.0.1", fleet_port=0, registry_port=0, door_port=0, control_port=0
+        federation=FEDERATION,
+        host="127.0.0.1",
+        fleet_port=0,
+        registry_port=0,
+        door_port=0,
+        control_port=0,
+        metrics_port=0,
     )
     found(home, settings, ["127.0.0.1"])
     for name in ("uno", "due", "absent", "breaks", "stranger"):
@@ -189,7 +195,7 @@ def played(story: Story, root: Path, home: ServerHome) -> Story:
         stranger = supernode(root, home, "stranger")
         with Supervisor([stranger]), Supervisor(children.values()) as supervisor:
             _echo(story, root, control, supervisor)
-            story.stranger_ended, story.stranger_log = within(20, lambda: _ended(stranger)), stranger.log.read_text()
+            story.stranger_ended, story.stranger_log = within(20, lambda: _ended(stranger)), Path(str(stranger.log)).read_text()
             _come_and_go(story, root, control, children["due"])
             _stop(story, control, server)
             _kill(story, control, server)

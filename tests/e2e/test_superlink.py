@@ -45,7 +45,13 @@ def server_process(home: ServerHome) -> ChildProcess:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     home = ServerHome(tmp_path_factory.mktemp("server"))
     settings = ServerSettings(
-        federation="doors.test", host="127.0.0.1", fleet_port=0, registry_port=0, door_port=0, control_port=0
+        federation="doors.test",
+        host="127.0.0.1",
+        fleet_port=0,
+        registry_port=0,
+        door_port=0,
+        control_port=0,
+        metrics_port=0,
     )
     found(home, settings, ["127.0.0.1", "localhost"])
     with Supervisor([server_process(home)]) as supervisor:
@@ -134,6 +140,7 @@ def test_a_port_in_use_is_named_and_nothing_is_touched(running: Running, tmp_pat
         registry_port=0,
         door_port=0,
         control_port=0,
+        metrics_port=0,
     )
     found(home, settings, ["127.0.0.1"])
     with Supervisor([server_process(home)]) as supervisor, pytest.raises(ProcessError) as caught:
