@@ -215,7 +215,8 @@ def _programs() -> set[Path]:
     ours = [Path(str(package.__file__)).parent for package in (client, common, security) if package.__file__]
     python = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, Path(sys.executable).resolve().parent)
     installed = (name for name in sys.path if Path(name).name in {"site-packages", "dist-packages"})
-    return {Path(path) for path in (*_SYSTEM, *python, *sysconfig.get_paths().values(), *installed, *ours)}
+    every: tuple[str | Path, ...] = (*_SYSTEM, *python, *sysconfig.get_paths().values(), *installed, *ours)
+    return {Path(path) for path in every}
 
 
 def _exposed(home: SiteHome, settings: SiteSettings, files: Mapping[str, int]) -> tuple[str, ...]:
