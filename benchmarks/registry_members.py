@@ -11,12 +11,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from common.paths import ServerHome
 from security.authority import Authority
 from security.grpc_tls import server_credentials
+from security.key_folder import open_key_folder
+from security.keys import pkcs8_pem
 from security.member import MemberKeys
 from security.member_keys import Keys
 from security.names import Role, SpiffeId
 from security.renewal import make_renewal
 from security.roster import Member, Roster
-from server.founding import TLS_KEY, found
+from server.founding import found
 from server.house import open_house
 from server.opening import desk_of
 from server.registry import serve_registry
@@ -47,7 +49,7 @@ def found_with_members(home: ServerHome, count: int) -> list[Papers]:
     The one more is ``last``, who is there to be revoked.
     """
     found(home, ServerSettings(federation=FEDERATION, host="127.0.0.1"), ["127.0.0.1"])
-    authority = Authority.load(home.keys)
+    authority = Authority.load(open_key_folder(home))
     names = [*(f"site-{number:05d}" for number in range(count)), "last"]
     keys = [MemberKeys.generate(site(name)) for name in names]
     open_house(home).publish(lambda roster: _with_all(roster, keys))
@@ -67,7 +69,7 @@ def serve(root: Path, parent: Connection) -> None:
         parent: Told the port; whatever it sends ends the registry.
     """
     home = ServerHome(root)
-    key, certificate = (home.keys / TLS_KEY).read_bytes(), home.certificate.read_bytes()
+    key, certificate = pkcs8_pem(open_house(home).tls_key), home.certificate.read_bytes()
     credentials = server_credentials(key, certificate, home.authority_certificate.read_bytes())
     server, port = serve_registry(desk_of(open_house(home), {}), "127.0.0.1:0", credentials)
     parent.send(port)

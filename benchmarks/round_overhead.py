@@ -56,6 +56,7 @@ from common.settings import LoraSettings, RunSettings, TrainingSettings, read_to
 from deploy.federation import Premises, prepare, start_server, wait_for_sites
 from deploy.studios import StudioFolder
 from security.identity import Identity
+from security.key_folder import open_key_folder
 from security.names import Role, SpiffeId
 from security.run_order import RunOrder, sign_order
 from server.bundle import submit_run
@@ -160,7 +161,7 @@ def run_idle_site(home: SiteHome) -> None:
     """Serve a site that never trains until SIGTERM: agent and SuperNode as ``bottega site start`` has them."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_toml(SiteSettings, home.settings)
-    identity = Identity.load(home.keys, SpiffeId(settings.federation, Role.SITE, settings.name))
+    identity = Identity.load(open_key_folder(home), SpiffeId(settings.federation, Role.SITE, settings.name))
     agent = SiteAgent(identity, partial(known_roster, home), EchoBench(), home.nonces)
     listening = serve(AgentService(agent, lambda: pb.Status(site=settings.name)), home.socket)
     stop = threading.Event()

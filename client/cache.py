@@ -19,9 +19,7 @@ from client.settings import SiteSettings
 from common.errors import VaultError
 from common.models import Base
 from common.paths import SiteHome
-from security.vault import Vault
-
-_KEY = "cache.key"
+from security.key_folder import open_vault
 
 
 def kept(
@@ -45,7 +43,7 @@ def kept(
     Raises:
         VaultError: The file cannot be written.
     """
-    vault = Vault.open_or_create(home.keys / _KEY)
+    vault = open_vault(home)
     file = home.cache / f"{name}-{_digest(base, drawings, settings)}.sealed"
     try:
         tensors = load(bytes(vault.read(file, name.encode())))

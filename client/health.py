@@ -21,6 +21,7 @@ from common.settings import read_toml
 from security.authority import certified_id, load_certificate
 from security.calling import CALL_S, registry
 from security.files import read_public
+from security.key_folder import open_key_folder
 from security.member import MemberKeys
 from security.names import Role, SpiffeId
 from security.tls_checks import age, certificate, clock, reach
@@ -167,7 +168,7 @@ class _Patient:
         return SpiffeId(self._settings().federation, Role.SITE, self._settings().name)
 
     def _keys(self) -> MemberKeys:
-        return MemberKeys.load(self._home.keys, self._me())
+        return MemberKeys.load(open_key_folder(self._home), self._me())
 
     def _authority(self) -> bytes:
         return read_public(self._home.authority_certificate, error=IdentityError)

@@ -24,6 +24,7 @@ from security.enrolment import (
     told_authority,
 )
 from security.files import PUBLIC, read_public, replace
+from security.key_folder import open_key_folder
 from security.names import Role, SpiffeId
 
 
@@ -63,7 +64,7 @@ def read_grant(home: MemberHome, file: Path, roles: frozenset[Role], believe: Ca
     who = granted_to(data)
     if who.role not in roles:
         raise IdentityError("the grant is for another role", got=who.role, expected=" or ".join(sorted(roles)))
-    keys = MemberKeys.load(home.keys, who)
+    keys = MemberKeys.load(open_key_folder(home), who)
     authority = told_authority(data, keys)
     if not believe(authority):
         raise IdentityError(

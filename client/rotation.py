@@ -20,6 +20,7 @@ from security.csr import make_csr
 from security.enrolment import MemberKeys
 from security.files import PUBLIC, read_public, write_new
 from security.identity import Peer
+from security.key_folder import open_key_folder
 from security.membership import checked_certificate
 from security.names import SpiffeId
 from security.rotation import rotate
@@ -45,7 +46,7 @@ def rotate_keys(home: MemberHome, who: SpiffeId, address: str) -> MemberKeys:
         ProcessError: The server cannot be reached.
     """
     if not _is_taken(home):
-        before = MemberKeys.load(home.keys, who)
+        before = MemberKeys.load(open_key_folder(home), who)
         _ask(home, before, _prepared(home, before), address)
     return _moved_over(home, who)
 
@@ -68,7 +69,7 @@ def _is_taken(home: MemberHome) -> bool:
 def _prepared(home: MemberHome, before: MemberKeys) -> MemberKeys:
     fresh = _next(home)
     fresh.mkdir(mode=0o700, exist_ok=True)
-    after = MemberKeys.create(fresh, before.id)
+    after = MemberKeys.create(open_key_folder(home).beside(fresh), before.id)
     if not (fresh / _ROTATION).exists():
         serial = len(known_roster(home).rotations_of(before.id)) + 1
         supernodes = before.public.supernode, after.public.supernode
@@ -102,7 +103,7 @@ def _moved_over(home: MemberHome, who: SpiffeId) -> MemberKeys:
     shutil.rmtree(_left_over(home), ignore_errors=True)
     for spent in (_ROTATION, _CERTIFICATE):  # the one that says that there is something to finish goes last
         (home.keys / spent).unlink(missing_ok=True)
-    return MemberKeys.load(home.keys, who)
+    return MemberKeys.load(open_key_folder(home), who)
 
 
 def _next(home: MemberHome) -> Path:

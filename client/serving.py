@@ -33,6 +33,7 @@ from common.paths import SiteHome
 from common.processes import ChildProcess, Supervisor
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
+from security.key_folder import open_key_folder
 from security.member import MemberKeys
 from security.names import Role, SpiffeId
 
@@ -68,7 +69,7 @@ def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None]) -> None:
         torch.set_num_threads(settings.threads)
     site = SpiffeId(settings.federation, Role.SITE, settings.name)
     finish_rotation(home, site)
-    keys = MemberKeys.load(home.keys, site)
+    keys = MemberKeys.load(open_key_folder(home), site)
     base = load_base(settings.base).to(_device(settings))
     drawings = load_drawings(Path(settings.data), settings.drawings.model_copy(update={"size": base.pixels}))
     if not drawings.train:

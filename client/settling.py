@@ -13,6 +13,7 @@ from common.paths import MemberHome, SiteHome
 from security.enrolment import MemberKeys, Newcomer
 from security.files import PUBLIC, replace, write_new
 from security.identity import Peer
+from security.key_folder import make_key_folder
 from security.names import Role, SpiffeId
 from security.roster import Roster
 from security.succession import keep_roster, load_roster
@@ -30,7 +31,7 @@ def make_keys(home: MemberHome, who: SpiffeId) -> MemberKeys:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as problem:
         raise HomeError("the home cannot be made", got=problem.strerror, expected="leave to write") from None
-    return MemberKeys.create(home.keys, who)
+    return MemberKeys.create(make_key_folder(home), who)
 
 
 def settle(home: SiteHome, settings: SiteSettings) -> Newcomer:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save, save_file
 
 from common.adapter_schema import Adapter, AdapterSchema, LoraModule
 from common.errors import AdapterError
@@ -38,6 +38,17 @@ def write_adapter(folder: Path, adapter: Adapter, base: str) -> Path:
     Raises:
         OSError: The folder cannot be written.
     """
+    target, config = folder / WEIGHTS, _config(adapter.schema)
+    target.write_bytes(adapter_weights(adapter))
+    save_file(_comfyui(adapter), folder / COMFYUI)
+    (folder / CONFIG).write_text(
+        json.dumps({**config, "peft_type": "LORA", "base_model_name_or_path": base}, indent=2) + "\n", "utf-8"
+    )
+    return target
+
+
+def adapter_weights(adapter: Adapter) -> bytes:
+    """Return what ``pytorch_lora_weights.safetensors`` holds for an adapter: the same bytes every time."""
     factors = {**adapter.schema.views(adapter.a, "A"), **adapter.schema.views(adapter.b, "B")}
     config = _config(adapter.schema)
     # diffusers looks for the configuration in the file's own metadata first.
@@ -45,13 +56,8 @@ def write_adapter(folder: Path, adapter: Adapter, base: str) -> Path:
     metadata = {
         "lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in config.items()}, sort_keys=True),
     }
-    target = folder / WEIGHTS
-    save_file({f"{_PREFIX}{k}": _own(v) for k, v in factors.items()}, target, metadata=metadata)
-    save_file(_comfyui(adapter), folder / COMFYUI)
-    (folder / CONFIG).write_text(
-        json.dumps({**config, "peft_type": "LORA", "base_model_name_or_path": base}, indent=2) + "\n", "utf-8"
-    )
-    return target
+    content: bytes = save({f"{_PREFIX}{k}": _own(v) for k, v in factors.items()}, metadata=metadata)
+    return content
 
 
 def read_adapter(where: Path) -> Adapter:

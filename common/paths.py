@@ -31,6 +31,11 @@ class MemberHome:
         return self.root / "keys"
 
     @property
+    def vault_key(self) -> Path:
+        """The data key of the home's vault, bare or under a passphrase."""
+        return self.root / "vault.key"
+
+    @property
     def certificate(self) -> Path:
         """The member's own certificate for the registry, PEM; renewed in place."""
         return self.root / "member.crt"
@@ -66,6 +71,11 @@ class ServerHome:
     def keys(self) -> Path:
         """Signing, sealing, TLS and authority keys, each 0600."""
         return self.root / "keys"
+
+    @property
+    def vault_key(self) -> Path:
+        """The data key of the home's vault, bare or under a passphrase."""
+        return self.root / "vault.key"
 
     @property
     def certificate(self) -> Path:
@@ -173,3 +183,7 @@ class SiteHome(MemberHome):
     def flower(self) -> Path:
         """What Flower keeps for itself."""
         return self.root / "flower"
+
+
+Home = MemberHome | ServerHome
+"""Any home: it has keys, and a vault that they are in."""

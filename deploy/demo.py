@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from client.drawings import Drawing, load_drawings
 from client.evaluation import domain_fid
 from client.settings import SiteSettings
-from common.errors import ProcessError, RunError
-from common.export import WEIGHTS, read_adapter
+from common.errors import RunError
+from common.export import read_adapter
 from common.models import Base, attach_lora, load_adapter, load_base
 from common.processes import Supervisor
 from common.sampling import sample
@@ -31,7 +30,9 @@ from deploy.progress import Progress
 from deploy.report import SiteGallery, write_report
 from deploy.studios import StudioFolder, find_studios, make_studios
 from security.run_order import read_order
+from server.house import open_house
 from server.planning import start_run
+from server.release import release
 from server.store import RoundRow, Store
 
 log = logging.getLogger("bottega.demo")
@@ -97,7 +98,7 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
             run = start_run(premises.server, settings.run)
             _watched(premises, supervisor, run, progress)
     with clock.stage("drawing with the federation's adapter"):
-        adapter = _kept_adapter(premises, run, settings.run.rounds)
+        adapter = _released(premises, run)
         attach_lora(base.unet, settings.run.lora)
         load_adapter(base.unet, read_adapter(adapter))
         after = _samples(base, drawings, settings.seed)
@@ -173,14 +174,10 @@ def _watched(premises: Premises, supervisor: Supervisor, run: str, progress: Pro
         raise RunError(f"the run {row.status}: {row.error}", advice=f"The logs are in {premises.root}.")
 
 
-def _kept_adapter(premises: Premises, run: str, last: int) -> Path:
-    """Copy the last round's adapter beside the report and return its weights file."""
-    source = premises.server.round(run, last) / "adapter"
-    if not source.is_dir():
-        raise ProcessError("the last round left no adapter", got=str(source))
-    target = premises.root / "adapter"
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns("optimiser.*"))
-    return target / WEIGHTS
+def _released(premises: Premises, run: str) -> Path:
+    """Release the last round's adapter beside the report and return its weights file."""
+    with Store(premises.server.database) as store:
+        return release(open_house(premises.server), store, run, premises.root / "adapter").weights
 
 
 def rounds(store: Store, run: str) -> list[dict[str, Any]]:

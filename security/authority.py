@@ -18,14 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.errors import IdentityError
-from security.files import PUBLIC, read_public, replace, write_new
-from security.keys import load_pkcs8
+from security.files import PUBLIC, read_public, replace
+from security.keys import load_tls_key, pkcs8_pem
 from security.names import Role, SpiffeId, shown
 
 if TYPE_CHECKING:
     import ipaddress
     from collections.abc import Iterable
     from pathlib import Path
+
+    from security.key_folder import KeyFolder
 
 ROOT_LIFETIME = dt.timedelta(days=3650)
 """How long a root holds: ten years."""
@@ -102,29 +104,28 @@ class Authority:
         )
         return builder.sign(self.key, hashes.SHA256())
 
-    def save(self, folder: Path) -> None:
-        """Keep the authority in ``authority.key`` (0600) and ``authority.pem`` in a folder that exists.
+    def save(self, folder: KeyFolder) -> None:
+        """Keep the authority: its private key as ``authority.key``, its certificate beside it in ``authority.pem``.
 
         Raises:
-            IdentityError: An authority is already there, or the files cannot be written.
+            VaultError: An authority is already there, or it cannot be written.
+            IdentityError: The certificate cannot be written.
         """
-        private = self.key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        write_new(folder / _KEY_FILE, private, error=IdentityError)
-        save_certificate(folder / _CERTIFICATE_FILE, self.certificate)
+        folder.keep(_KEY_FILE, pkcs8_pem(self.key))
+        save_certificate(folder.path / _CERTIFICATE_FILE, self.certificate)
 
     @classmethod
-    def load(cls, folder: Path) -> Authority:
+    def load(cls, folder: KeyFolder) -> Authority:
         """Read what :meth:`save` wrote.
 
         Raises:
-            IdentityError: A file is missing, open to others or damaged, or the two do not belong together.
+            VaultError: The key is missing, open to others, or does not open.
+            IdentityError: The certificate is missing or damaged, or the two do not belong together.
         """
-        key = load_pkcs8(folder / _KEY_FILE)
-        certificate = load_certificate(folder / _CERTIFICATE_FILE)
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise IdentityError(f"{_KEY_FILE} and {_CERTIFICATE_FILE} in {folder} do not belong together")
+        key = load_tls_key(folder, _KEY_FILE)
+        certificate = load_certificate(folder.path / _CERTIFICATE_FILE)
+        if key.public_key() != certificate.public_key():
+            raise IdentityError(f"{_KEY_FILE} and {_CERTIFICATE_FILE} in {folder.path} do not belong together")
         return cls(federation_of(certificate), certificate, key)
 
     def _refuse_foreign(self, spiffe_id: SpiffeId, public_key: ec.EllipticCurvePublicKey) -> None:

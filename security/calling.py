@@ -6,13 +6,13 @@ import contextlib
 from collections.abc import Iterator
 
 import grpc
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from common.errors import IdentityError, ProcessError
 from common.paths import MemberHome
 from common.proto import registry_pb2_grpc as rpc
 from security.files import read_public
 from security.grpc_tls import channel_credentials
+from security.keys import pkcs8_pem
 from security.member import MemberKeys
 from security.roster import MAX_ROSTER_BYTES
 
@@ -43,7 +43,7 @@ def registry(home: MemberHome, keys: MemberKeys, address: str) -> Iterator[rpc.R
         NotAMemberError: The server refuses the caller.
         ProcessError: The server cannot be reached, or has no time.
     """
-    key = keys.tls.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    key = pkcs8_pem(keys.tls)
     authority, certificate = (
         read_public(path, error=IdentityError) for path in (home.authority_certificate, home.certificate)
     )

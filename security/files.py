@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,17 +107,33 @@ def read_private(path: Path, *, error: type[BottegaError]) -> bytes:
     try:
         with path.open("rb") as file:
             # The open file is asked, not the path, so that what is checked is what is read.
-            mode = os.fstat(file.fileno()).st_mode & 0o777
-            if mode & 0o077:
-                raise error(
-                    f"others on this machine may read or change {path}",
-                    got=f"mode {mode:04o}",
-                    expected="mode 0600",
-                    advice=f"Run `chmod 600 {path}`; if others may have read it already, replace the key.",
-                )
+            check_private(os.fstat(file.fileno()), path, error=error)
             return file.read()
     except OSError as problem:
         raise error(f"{path} cannot be read", got=_reason(problem)) from problem
+
+
+def check_private(found: os.stat_result, path: Path, *, error: type[BottegaError]) -> None:
+    """Refuse a file or a folder whose permission bits let anybody but its owner in.
+
+    Args:
+        found: What the system says of it.
+        path: Its name, for the message.
+        error: The class to raise.
+
+    Raises:
+        BottegaError: (as ``error``) others may read or change it.
+    """
+    mode = stat.S_IMODE(found.st_mode)
+    if not mode & 0o077:
+        return
+    wanted = "700" if stat.S_ISDIR(found.st_mode) else "600"
+    raise error(
+        f"others on this machine may read or change {path}",
+        got=f"mode {mode:04o}",
+        expected=f"mode 0{wanted}",
+        advice=f"Run `chmod {wanted} {path}`; if others may have read a key already, replace it.",
+    )
 
 
 def read_public(path: Path, *, error: type[BottegaError]) -> bytes:

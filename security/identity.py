@@ -34,8 +34,10 @@ from security.names import Role, SpiffeId
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SIGNING_FILE = "signing.key"
-_SEALING_FILE = "sealing.key"
+    from security.key_folder import KeyFolder
+
+SIGNING_FILE = "signing.key"
+SEALING_FILE = "sealing.key"
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,17 @@ class Identity:
         """The public half, for other people's rosters."""
         return Peer(self.id, self.signing.public, self.sealing.public)
 
-    def save(self, folder: Path) -> None:
-        """Keep the keys in ``signing.key`` and ``sealing.key`` (both 0600) in a folder that exists.
+    def save(self, folder: KeyFolder) -> None:
+        """Keep the keys as ``signing.key`` and ``sealing.key``.
 
         Raises:
-            IdentityError: A key is already there, or a file cannot be written.
+            VaultError: A key is already there, or a file cannot be written.
         """
-        self.signing.save(folder / _SIGNING_FILE)
-        self.sealing.save(folder / _SEALING_FILE)
+        folder.keep(SIGNING_FILE, self.signing.seed)
+        folder.keep(SEALING_FILE, self.sealing.seed)
 
     @classmethod
-    def load(cls, folder: Path, spiffe_id: SpiffeId) -> Identity:
+    def load(cls, folder: KeyFolder, spiffe_id: SpiffeId) -> Identity:
         """Read the keys that :meth:`save` wrote.
 
         Args:
@@ -125,9 +127,9 @@ class Identity:
             spiffe_id: Whose they are.
 
         Raises:
-            IdentityError: A file is missing, open to others, or damaged.
+            VaultError: A file is missing, open to others, or does not open.
         """
-        return cls(spiffe_id, SigningKey.load(folder / _SIGNING_FILE), SealingKey.load(folder / _SEALING_FILE))
+        return cls(spiffe_id, SigningKey(folder.read(SIGNING_FILE)), SealingKey(folder.read(SEALING_FILE)))
 
 
 def _base64(raw: bytes) -> str:

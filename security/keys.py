@@ -1,14 +1,11 @@
 """Keys: Ed25519 to sign, MLKEM768-X25519 to seal, P-256 for TLS, P-384 for Flower's SuperNode.
 
 The wrappers are frozen, never print a secret, and turn every way a key can be unusable into an
-:class:`~common.errors.IdentityError`. A key file has mode 0600, appears whole or not at all, and is
-never overwritten.
+:class:`~common.errors.IdentityError`. Files of keys are never overwritten.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import os
 from dataclasses import dataclass, field
@@ -35,15 +32,15 @@ from security.files import PUBLIC, read_private, replace, write_new
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.utils import Buffer
+
+    from security.key_folder import KeyFolder
 
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _SEED_BYTES = 32
 _MLKEM_PUBLIC_BYTES = 1184
 _SEALING_PUBLIC_BYTES = _MLKEM_PUBLIC_BYTES + 32
 _SUPERNODE_TYPE = b"ecdsa-sha2-nistp384 "
-_SEALING_FILE_LABEL = b"bottega-sealing-key-v1 MLKEM768-X25519 "
 
 
 def _fingerprint(public: bytes) -> str:
@@ -95,7 +92,7 @@ class VerifyKey:
 
 @dataclass(frozen=True)
 class SigningKey:
-    """An Ed25519 private key (RFC 8032), kept in a file as unencrypted PKCS#8 PEM (RFC 8410).
+    """An Ed25519 private key (RFC 8032).
 
     Args:
         seed: Its 32 secret bytes.
@@ -122,26 +119,6 @@ class SigningKey:
     def sign(self, message: Buffer) -> bytes:
         """Sign a message; 64 bytes, the same for the same message every time."""
         return self._key().sign(message)
-
-    def save(self, path: Path) -> None:
-        """Write the key to a new file of mode 0600.
-
-        Raises:
-            IdentityError: A file is already there, or it cannot be written.
-        """
-        write_new(path, _pkcs8_pem(self._key()), error=IdentityError)
-
-    @classmethod
-    def load(cls, path: Path) -> SigningKey:
-        """Read the key from its file.
-
-        Raises:
-            IdentityError: The file is missing, open to others, or holds no Ed25519 key.
-        """
-        key = load_pkcs8(path)
-        if not isinstance(key, Ed25519PrivateKey):
-            raise IdentityError(f"{path} holds another kind of key", expected="Ed25519")
-        return cls(key.private_bytes_raw())
 
     def _key(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.seed)
@@ -202,9 +179,8 @@ class SealingPublicKey:
 class SealingKey:
     """A private key of the hybrid KEM MLKEM768-X25519, also called X-Wing, HPKE's KEM 0x647a.
 
-    ``cryptography`` has no file format for it, so what is kept is what the specification calls the decapsulation
-    key: a seed of 32 bytes, expanded with SHAKE256 to the ML-KEM seed (64 bytes) and the X25519 scalar (32 bytes)
-    (draft-connolly-cfrg-xwing-kem, section 5.2). The file is one labelled line with the seed in base64.
+    What is kept is what the specification calls the decapsulation key: a seed of 32 bytes, expanded with SHAKE256 to
+    the ML-KEM seed (64 bytes) and the X25519 scalar (32 bytes) (draft-connolly-cfrg-xwing-kem, section 5.2).
 
     Args:
         seed: Its 32 secret bytes.
@@ -251,71 +227,50 @@ class SealingKey:
         """Return the key as ``cryptography``'s HPKE takes it."""
         return MLKEM768X25519PrivateKey(*self._parts())
 
-    def save(self, path: Path) -> None:
-        """Write the key to a new file of mode 0600.
-
-        Raises:
-            IdentityError: A file is already there, or it cannot be written.
-        """
-        write_new(path, _SEALING_FILE_LABEL + base64.b64encode(self.seed) + b"\n", error=IdentityError)
-
-    @classmethod
-    def load(cls, path: Path) -> SealingKey:
-        """Read the key from its file.
-
-        Raises:
-            IdentityError: The file is missing, open to others, or holds no such key.
-        """
-        content = read_private(path, error=IdentityError)
-        if not content.startswith(_SEALING_FILE_LABEL):
-            raise IdentityError(f"{path} holds no sealing key", expected="a line that begins bottega-sealing-key-v1")
-        try:
-            seed = base64.b64decode(content.removeprefix(_SEALING_FILE_LABEL).removesuffix(b"\n"), validate=True)
-        except binascii.Error:
-            raise IdentityError(f"the sealing key in {path} is damaged") from None
-        return cls(seed)
-
     def _parts(self) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
         expanded = hashlib.shake_256(self.seed).digest(96)
         return MLKEM768PrivateKey.from_seed_bytes(expanded[:64]), X25519PrivateKey.from_private_bytes(expanded[64:])
 
 
-def create_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Make an ECDSA P-256 key for TLS and keep it in a new file (0600, PKCS#8 PEM, as TLS servers read it).
+def create_tls_key(folder: KeyFolder, name: str) -> ec.EllipticCurvePrivateKey:
+    """Make an ECDSA P-256 key for TLS and keep it.
 
     Args:
-        path: The new file.
+        folder: Where.
+        name: Under which name.
 
     Returns:
         The key; its public half goes to :meth:`security.authority.Authority.issue`.
 
     Raises:
-        IdentityError: A file is already there, or it cannot be written.
+        VaultError: A key of this name is already there, or it cannot be written.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    save_tls_key(path, key)
+    folder.keep(name, pkcs8_pem(key))
     return key
 
 
-def save_tls_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """Keep a TLS key in a new file, as :func:`create_tls_key` does.
+def load_tls_key(folder: KeyFolder, name: str) -> ec.EllipticCurvePrivateKey:
+    """Read an ECDSA P-256 key from its file.
 
     Raises:
-        IdentityError: A file is already there, or it cannot be written.
+        VaultError: The file is missing, open to others, or does not open.
+        IdentityError: It holds no such key.
     """
-    write_new(path, _pkcs8_pem(key), error=IdentityError)
-
-
-def load_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a TLS key from its file.
-
-    Raises:
-        IdentityError: The file is missing, open to others, or holds no ECDSA P-256 key.
-    """
-    key = load_pkcs8(path)
+    try:
+        key = serialization.load_pem_private_key(folder.read(name), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise IdentityError(f"{path} holds another kind of key", expected="ECDSA P-256")
+        raise IdentityError(f"{folder.path / name} holds another kind of key", expected="ECDSA P-256")
     return key
+
+
+def pkcs8_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Write a private key as TLS libraries read it: PKCS#8, PEM, not encrypted."""
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 def create_supernode_key(path: Path) -> None:
@@ -399,28 +354,3 @@ def read_supernode_line(line: bytes) -> ec.EllipticCurvePublicKey:
             "a SuperNode's public key cannot be used", expected="ECDSA P-384, one line in OpenSSH format, no comment"
         )
     return key
-
-
-def load_pkcs8(path: Path) -> PrivateKeyTypes:
-    """Read an unencrypted PKCS#8 PEM file that only its owner may read.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Whatever kind of key it holds.
-
-    Raises:
-        IdentityError: The file is missing, open to others, or holds no such key.
-    """
-    content = read_private(path, error=IdentityError)
-    try:
-        return serialization.load_pem_private_key(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise IdentityError(f"{path} holds no usable private key", expected="unencrypted PKCS#8 PEM") from None
-
-
-def _pkcs8_pem(key: Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )

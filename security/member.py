@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.errors import IdentityError
 from security.fingerprint import Fingerprint, fingerprint
-from security.identity import Identity, Peer
+from security.identity import SEALING_FILE, SIGNING_FILE, Identity, Peer
 from security.keys import (
     SealingKey,
     SealingPublicKey,
@@ -18,21 +18,18 @@ from security.keys import (
     VerifyKey,
     load_supernode_key,
     load_tls_key,
+    pkcs8_pem,
     save_supernode_key,
     save_supernode_public,
-    save_tls_key,
     supernode_line,
 )
 from security.names import Role, SpiffeId
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from security.key_folder import KeyFolder
 
-# Where a site's home and a server's home keep them (common/paths.py, security/identity.py).
 _TLS_FILE = "tls.key"
-_SIGNING_FILE = "signing.key"
-_SEALING_FILE = "sealing.key"
-_SUPERNODE_FILE = "supernode"
+_SUPERNODE_FILE = "supernode"  # as common/paths.py has it; the one plain file among them (security/key_folder.py)
 _FINGERPRINT_DOMAIN = b"bottega/v1/member-fingerprint\x00"
 
 
@@ -98,7 +95,7 @@ class MemberKeys:
         )
 
     @classmethod
-    def create(cls, folder: Path, spiffe_id: SpiffeId) -> MemberKeys:
+    def create(cls, folder: KeyFolder, spiffe_id: SpiffeId) -> MemberKeys:
         """Make the keys in a folder that exists, or go on where making them was interrupted.
 
         A key that is there is used, whatever made it, and never overwritten. So after a crash at any step this is
@@ -112,7 +109,8 @@ class MemberKeys:
             The keys that the folder holds.
 
         Raises:
-            IdentityError: A key that is there is open to others or damaged, or a file cannot be written.
+            VaultError: A key that is there is open to others or does not open, or a file cannot be written.
+            IdentityError: A key that is there is of another kind.
         """
         keys = cls.generate(spiffe_id)._or_found_in(folder)
         keys.save(folder)
@@ -135,37 +133,36 @@ class MemberKeys:
         """Of the public halves."""
         return self.public.fingerprint
 
-    def save(self, folder: Path) -> None:
-        """Keep ``tls.key``, ``signing.key``, ``sealing.key`` and, of a site, ``supernode``, all 0600.
+    def save(self, folder: KeyFolder) -> None:
+        """Keep ``tls.key``, ``signing.key``, ``sealing.key`` and, of a site, ``supernode``.
 
         Beside the last lies ``supernode.pub``, as Flower wants it.
         Each file appears whole or not at all. What an interrupted call has written stays, and the next goes on.
 
-        Args:
-            folder: It exists.
-
         Raises:
-            IdentityError: Another key is already there (nothing was written), one that is there is damaged or open
-                to others, or a file cannot be written.
+            IdentityError: Other keys are already there (nothing was written), or one is of another kind.
+            VaultError: One that is there is open to others or does not open, or a file cannot be written.
         """
         if self._or_found_in(folder).public != self.public:
             raise IdentityError(
-                f"other keys are already in {folder} and were left untouched",
+                f"other keys are already in {folder.path} and were left untouched",
                 advice="Use the keys that are there, or move them away first if they are truly no longer needed.",
             )
-        if not (folder / _TLS_FILE).exists():
-            save_tls_key(folder / _TLS_FILE, self.tls)
-        if not (folder / _SIGNING_FILE).exists():
-            self.identity.signing.save(folder / _SIGNING_FILE)
-        if not (folder / _SEALING_FILE).exists():
-            self.identity.sealing.save(folder / _SEALING_FILE)
-        if self.supernode and not (folder / _SUPERNODE_FILE).exists():
-            save_supernode_key(folder / _SUPERNODE_FILE, self.supernode)
+        secrets = {
+            _TLS_FILE: pkcs8_pem(self.tls),
+            SIGNING_FILE: self.identity.signing.seed,
+            SEALING_FILE: self.identity.sealing.seed,
+        }
+        for name, secret in secrets.items():
+            if not folder.holds(name):
+                folder.keep(name, secret)
+        if self.supernode and not folder.holds(_SUPERNODE_FILE):
+            save_supernode_key(folder.path / _SUPERNODE_FILE, self.supernode)
         elif self.supernode:  # whether the public file was written too is not known
-            save_supernode_public(folder / _SUPERNODE_FILE, self.supernode.public_key())
+            save_supernode_public(folder.path / _SUPERNODE_FILE, self.supernode.public_key())
 
     @classmethod
-    def load(cls, folder: Path, spiffe_id: SpiffeId) -> MemberKeys:
+    def load(cls, folder: KeyFolder, spiffe_id: SpiffeId) -> MemberKeys:
         """Read the keys that :meth:`save` wrote.
 
         Args:
@@ -173,24 +170,25 @@ class MemberKeys:
             spiffe_id: Whose they are.
 
         Raises:
-            IdentityError: A file is missing, open to others, or damaged.
+            VaultError: A file is missing, open to others, or does not open.
+            IdentityError: A key is of another kind.
         """
         return cls(
             Identity.load(folder, spiffe_id),
-            load_tls_key(folder / _TLS_FILE),
-            load_supernode_key(folder / _SUPERNODE_FILE) if spiffe_id.role is Role.SITE else None,
+            load_tls_key(folder, _TLS_FILE),
+            load_supernode_key(folder.path / _SUPERNODE_FILE) if spiffe_id.role is Role.SITE else None,
         )
 
-    def _or_found_in(self, folder: Path) -> MemberKeys:
+    def _or_found_in(self, folder: KeyFolder) -> MemberKeys:
         """Return these keys, with those that are in a folder in their places."""
-        tls, supernode = folder / _TLS_FILE, folder / _SUPERNODE_FILE
-        signing, sealing = folder / _SIGNING_FILE, folder / _SEALING_FILE
+        signing, sealing = self.identity.signing, self.identity.sealing
+        found = self.supernode is not None and folder.holds(_SUPERNODE_FILE)
         return MemberKeys(
             Identity(
                 self.id,
-                SigningKey.load(signing) if signing.exists() else self.identity.signing,
-                SealingKey.load(sealing) if sealing.exists() else self.identity.sealing,
+                SigningKey(folder.read(SIGNING_FILE)) if folder.holds(SIGNING_FILE) else signing,
+                SealingKey(folder.read(SEALING_FILE)) if folder.holds(SEALING_FILE) else sealing,
             ),
-            load_tls_key(tls) if tls.exists() else self.tls,
-            load_supernode_key(supernode) if self.supernode and supernode.exists() else self.supernode,
+            load_tls_key(folder, _TLS_FILE) if folder.holds(_TLS_FILE) else self.tls,
+            load_supernode_key(folder.path / _SUPERNODE_FILE) if found else self.supernode,
         )

@@ -15,6 +15,7 @@ import binascii
 import json
 import os
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from common.errors import VaultError
 from security import gcm
-from security.files import read_private, replace, write_new
+from security.files import check_private, read_private, replace, write_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,11 +35,15 @@ _WRAP_DOMAIN = b"bottega/v1/vault-key\x00"
 _SALT_BYTES = 16
 # RFC 7914; 128 MiB and about half a second a guess, as OWASP's password storage advice has it.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
+_WAYS = {
+    True: "It was made with a passphrase: let BOTTEGA_PASSPHRASE_FILE name a file that holds it.",
+    False: "It was made without a passphrase: unset BOTTEGA_PASSPHRASE_FILE, or give it one with `passphrase`.",
+}
 
 
 @dataclass(frozen=True)
 class Vault:
-    """Reads and writes encrypted files under one data key. Made by :meth:`open_or_create`.
+    """Reads and writes encrypted files under one data key. Made by :meth:`open` or :meth:`open_or_create`.
 
     Args:
         key: The data key, 32 bytes. Secret.
@@ -72,7 +77,33 @@ class Vault:
                 # Another process was first: its key is the vault's.
             else:
                 return cls(key)
+        return cls.open(key_file, passphrase)
+
+    @classmethod
+    def open(cls, key_file: Path, passphrase: str | None = None) -> Vault:
+        """Open the vault of a key file that is there.
+
+        Args:
+            key_file: Mode 0600.
+            passphrase: The one that the file was made with; None if it was made without.
+
+        Raises:
+            VaultError: As :meth:`open_or_create`, and when there is no such file.
+        """
         return cls(_unwrap(read_private(key_file, error=VaultError), passphrase, key_file))
+
+    def write_new(self, path: Path, plaintext: bytes, associated: bytes) -> None:
+        """Encrypt a small file that must not exist yet; whatever is there already is left untouched.
+
+        Args:
+            path: Where; its folder exists. The file gets mode 0600.
+            plaintext: All of it.
+            associated: What the file is; :meth:`read` must be told the same.
+
+        Raises:
+            VaultError: Something is already there, or the file cannot be written.
+        """
+        write_new(path, b"".join(self._sealed(memoryview(plaintext), associated)), error=VaultError)
 
     def write(self, path: Path, plaintext: gcm.Bytes, associated: bytes) -> None:
         """Encrypt a file, taking the place of an older one only when the new one is safely on the disk.
@@ -93,10 +124,7 @@ class Vault:
                 got=f"{view.nbytes} bytes",
                 expected=f"at most {gcm.MAX_PLAINTEXT_BYTES}",
             )
-        nonce = os.urandom(gcm.NONCE_BYTES)
-        ciphertext = gcm.empty(view.nbytes + gcm.TAG_BYTES)
-        gcm.seal_into(self.key, nonce, view, _MAGIC + associated, ciphertext)
-        replace(path, [_MAGIC, nonce, ciphertext], error=VaultError)
+        replace(path, self._sealed(view, associated), error=VaultError)
 
     def read(self, path: Path, associated: bytes, out: gcm.Bytes | None = None) -> memoryview:
         """Check and decrypt a file.
@@ -127,19 +155,44 @@ class Vault:
             ) from None
         return target
 
+    def _sealed(self, plaintext: memoryview, associated: bytes) -> tuple[bytes, bytes, memoryview]:
+        """Return the parts of a file."""
+        nonce = os.urandom(gcm.NONCE_BYTES)
+        ciphertext = gcm.empty(plaintext.nbytes + gcm.TAG_BYTES)
+        gcm.seal_into(self.key, nonce, plaintext, _MAGIC + associated, ciphertext)
+        return _MAGIC, nonce, ciphertext
+
+
+def change_passphrase(key_file: Path, before: str | None, after: str | None) -> None:
+    """Wrap the data key of a vault anew. What the vault holds stays as it is.
+
+    Args:
+        key_file: Of the vault.
+        before: The passphrase until now; None if there is none.
+        after: The passphrase from now on; None to leave the data key bare.
+
+    Raises:
+        VaultError: ``before`` does not open the file, or it cannot be written; then it is as it was.
+    """
+    key = Vault.open(key_file, before).key
+    replace(key_file, [_wrap(key, after)], error=VaultError)
+
 
 def _read_parts(path: Path) -> tuple[bytes, memoryview]:
     """Read a file's head (magic and nonce) and its ciphertext."""
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size - _HEAD_BYTES
+            found = os.fstat(file.fileno())
+            check_private(found, path, error=VaultError)
+            size = found.st_size - _HEAD_BYTES
             head = file.read(_HEAD_BYTES)
             if size < gcm.TAG_BYTES or not head.startswith(_MAGIC):
                 raise VaultError(f"{path} is no file of a vault", expected="BOTTEGA, version 1")
             ciphertext = gcm.empty(size)
             taken = file.readinto(ciphertext)
     except OSError as problem:
-        raise VaultError(f"{path} cannot be read", got=problem.strerror) from problem
+        advice = "Restore it from a backup." if isinstance(problem, FileNotFoundError) else None
+        raise VaultError(f"{path} cannot be read", got=problem.strerror, advice=advice) from problem
     if taken != size:
         raise VaultError(f"{path} changed while it was read", got=f"{taken} bytes", expected=f"{size} bytes")
     return head, ciphertext
@@ -172,7 +225,7 @@ def _unwrap(content: bytes, passphrase: str | None, key_file: Path) -> bytes:
             f"{key_file} is not kept that way",
             got=f"version {version}, wrapping {wrapping}",
             expected=f"version {_KEY_FILE_VERSION}, wrapping {wanted}",
-            advice="Give the passphrase if the key file was made with one, and none if it was made without.",
+            advice=_WAYS[wrapping == "scrypt"],
         )
     if passphrase is not None:
         key = _decrypt_key(key, _stretch(passphrase, salt), key_file)
@@ -190,6 +243,7 @@ def _decrypt_key(wrapped: bytes, stretched: bytes, key_file: Path) -> bytes:
     return bytes(key)
 
 
+@lru_cache(maxsize=4)  # half a second each, and a command opens its vault several times
 def _stretch(passphrase: str, salt: bytes) -> bytes:
     return Scrypt(salt=salt, length=gcm.KEY_BYTES, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P).derive(passphrase.encode())
 

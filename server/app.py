@@ -64,7 +64,7 @@ def _run(grid: Grid, home: ServerHome, store: Store, run_id: str) -> None:
     house = open_house(home)
     # Believed anew at each start: whose operator was revoked since does not go on.
     run = Run(open_order(row.order, house.roster), row.order, house, store)
-    first, state = starting_state(home, store, run_id, run.settings, run.schema)
+    first, state = starting_state(run.states, store, run.settings, run.schema)
     SealedRounds(run, state, first).start(grid)
 
 

@@ -109,7 +109,35 @@ def watch_run(run: Run, home: Home = Path("server"), json_: Json = False) -> Non
             typer.echo(json.dumps(_round_facts(row)) if json_ else "  ".join(["round", *_cells(row)]))
         if shown.run.status != "running":
             typer.echo(json.dumps(_facts(shown.run)) if json_ else _heading(shown.run))
+            typer.echo(f"\nNext: bottega run export {run} --home {home}", err=True)
             raise typer.Exit(0 if shown.run.status == "finished" else 1)
+
+
+@run_app.command("export")
+def export_run(
+    run: Run,
+    folder: Annotated[Path | None, typer.Argument(help="A new folder; adapter-RUN when left out.")] = None,
+    number: Annotated[int | None, typer.Option("--round", help="Which round's; the last when left out.")] = None,
+    home: Annotated[Path, typer.Option(help="The server's home folder.")] = Path("server"),
+    json_: Json = False,
+) -> None:
+    """Release the adapter of a run: write it as files that diffusers, ComfyUI and others read.
+
+    Until then it lies encrypted in the server's home. Whoever has the files has what the sites' drawings taught it.
+    """
+    from common.paths import ServerHome
+    from server.house import open_house
+    from server.release import release
+    from server.store import Store
+
+    house = open_house(ServerHome(home.absolute()))
+    with Store(house.home.database) as store:
+        told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number)
+    if json_:
+        typer.echo(json.dumps({"run": run, "round": told.number, "sha256": told.digest, "weights": str(told.weights)}))
+        return
+    typer.echo(f"round {told.number} of run {run} is in {told.weights.parent}\nsha256 {told.digest}")
+    typer.echo(f"\nNext: bottega draw --adapter {told.weights.parent} --prompt TEXT", err=True)
 
 
 @run_app.command("stop")

@@ -6,6 +6,7 @@ moment loses nothing that was said to be kept.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from common.errors import RunError
+from security.files import PRIVATE
 
 
 class Database:
@@ -30,11 +32,15 @@ class Database:
     def __init__(self, file: Path, schema: str) -> None:
         self._lock = threading.Lock()
         try:
+            # SQLite gives the files beside it, which hold parts of it, the mode of this one.
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE))
             self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
             self._db.executescript(schema)
+        except OSError as cause:
+            raise RunError("the server's store cannot be opened", got=cause.strerror) from cause
         except sqlite3.DatabaseError as cause:
             raise RunError(
                 "the server's store cannot be opened", got=str(cause), expected="an SQLite file of bottega"

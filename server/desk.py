@@ -72,7 +72,7 @@ class Desk:
     ) -> None:
         self._house, self._applicants, self._addresses = house, applicants, addresses
         self._connect, self._disconnect = connect, disconnect
-        self._authority = Authority.load(house.home.keys)
+        self._authority = Authority.load(house.keys)
         self._lifetime = dt.timedelta(hours=house.settings.certificate_hours)
 
     @property

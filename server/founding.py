@@ -16,15 +16,14 @@ from security.authority import create_authority, save_certificate
 from security.enrolment import Newcomer
 from security.files import PUBLIC, replace, write_new
 from security.identity import Identity
+from security.key_folder import make_key_folder
 from security.keys import create_tls_key
 from security.names import Role, SpiffeId
 from security.roster import Roster, sign_roster
 from security.succession import keep_roster
-from server.house import open_house
+from server.house import TLS_KEY, open_house
 from server.operating import settle_operator
 from server.settings import ServerSettings
-
-TLS_KEY = "tls.key"
 
 
 def found(home: ServerHome, settings: ServerSettings, reached_by: Iterable[str]) -> None:
@@ -45,15 +44,16 @@ def found(home: ServerHome, settings: ServerSettings, reached_by: Iterable[str])
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     server = SpiffeId(settings.federation, Role.SERVER, settings.name)
     authority = create_authority(settings.federation)
-    authority.save(home.keys)
-    key = create_tls_key(home.keys / TLS_KEY)
+    keys = make_key_folder(home)
+    authority.save(keys)
+    key = create_tls_key(keys, TLS_KEY)
     names, addresses = _sorted_out(reached_by)
     save_certificate(home.certificate, authority.issue(server, key.public_key(), names, addresses))
     replace(
         home.authority_certificate, [authority.certificate.public_bytes(Encoding.PEM)], error=IdentityError, mode=PUBLIC
     )
     identity = Identity.generate(server)
-    identity.save(home.keys)
+    identity.save(keys)
     operator = settle_operator(home.operator, _founder(settings))
     roster = Roster.first(identity.peer, _now_ms()).with_member(operator.peer, b"", _now_ms())
     keep_roster(home.roster, sign_roster(roster, identity), identity.peer)

@@ -23,11 +23,11 @@ from common.paths import ServerHome
 from common.settings import read_toml
 from security.authority import Authority, load_certificate
 from security.files import read_public
+from security.key_folder import open_key_folder
 from security.keys import load_tls_key
 from security.tls_checks import certificate, reach
 from server.figures import Figures, damage, read_figures
-from server.founding import TLS_KEY
-from server.house import House, open_house
+from server.house import TLS_KEY, House, open_house
 from server.ports import read_ports
 from server.presence import online_sites, standings
 from server.settings import ServerSettings
@@ -112,8 +112,9 @@ class _Patient:
     def keys(self) -> Iterator[Finding]:
         """Whether the server's keys are there and belong together."""
         open_house(self._home)
-        Authority.load(self._home.keys)
-        key = load_tls_key(self._home.keys / TLS_KEY)
+        keys = open_key_folder(self._home)
+        Authority.load(keys)
+        key = load_tls_key(keys, TLS_KEY)
         if key.public_key() == load_certificate(self._home.certificate).public_key():
             yield fine("keys", "signing, sealing, TLS and authority keys can be read")
         else:

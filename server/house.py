@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from common.errors import HomeError
 from common.paths import ServerHome
 from common.settings import read_toml
+from security.files import locked
 from security.identity import Identity, Peer
+from security.key_folder import KeyFolder, open_key_folder
+from security.keys import load_tls_key
 from security.names import Role, SpiffeId
 from security.roster import Member, Roster, sign_roster
 from security.succession import keep_roster
@@ -19,17 +22,22 @@ from server.published import Published, RosterFile
 from server.settings import ServerSettings
 from server.supernodes import flower_key
 
+TLS_KEY = "tls.key"
+"""Among the server's private keys, that of its certificate."""
+
 
 @dataclass(frozen=True)
 class House:
     """An opened home.
 
     Attributes:
-        identity: The server's own keys.
+        keys: Where the server's private keys are.
+        identity: Those that it signs and opens with.
     """
 
     home: ServerHome
     settings: ServerSettings
+    keys: KeyFolder
     identity: Identity
 
     @property
@@ -49,6 +57,15 @@ class House:
             IdentityError: As :attr:`roster`.
         """
         return self._file.latest()
+
+    @property
+    def tls_key(self) -> ec.EllipticCurvePrivateKey:
+        """The key of the server's certificate.
+
+        Raises:
+            VaultError: It is missing, or does not open.
+        """
+        return load_tls_key(self.keys, TLS_KEY)
 
     @cached_property
     def _file(self) -> RosterFile:
@@ -77,16 +94,9 @@ class House:
             IdentityError: ``change`` refuses, or sites would; nothing is changed.
             HomeError: The home cannot be written.
         """
-        try:
-            lock = os.open(self.home.roster_lock, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as problem:
-            raise HomeError("the roster cannot be locked", got=problem.strerror, expected="leave to write") from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.home.roster_lock, error=HomeError):
             signed = sign_roster(change(self.roster), self.identity)
             return keep_roster(self.home.roster, signed, self.identity.peer)
-        finally:
-            os.close(lock)
 
 
 def open_house(home: ServerHome) -> House:
@@ -95,14 +105,16 @@ def open_house(home: ServerHome) -> House:
     Raises:
         HomeError: It is no server's home.
         SettingsError: Its settings do not fit.
-        IdentityError: A key is missing or damaged.
+        VaultError: A key is missing, or does not open.
     """
     if not home.settings.is_file():
         raise HomeError(
             "there is no federation server in this folder", got=str(home.root), expected=f"{home.settings.name} in it"
         )
     settings = read_toml(ServerSettings, home.settings)
-    return House(home, settings, Identity.load(home.keys, SpiffeId(settings.federation, Role.SERVER, settings.name)))
+    keys = open_key_folder(home)
+    me = SpiffeId(settings.federation, Role.SERVER, settings.name)
+    return House(home, settings, keys, Identity.load(keys, me))
 
 
 def active_sites(roster: Roster) -> list[Member]:

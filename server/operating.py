@@ -13,6 +13,7 @@ from common.paths import MemberHome
 from common.settings import MemberSettings, read_toml
 from security.enrolment import MemberKeys, Newcomer
 from security.files import write_new
+from security.key_folder import make_key_folder, open_key_folder
 from security.names import Role, SpiffeId
 
 
@@ -25,7 +26,7 @@ def settle_operator(home: MemberHome, settings: MemberSettings) -> Newcomer:
     """
     for folder in (home.root, home.keys):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    keys = MemberKeys.create(home.keys, SpiffeId(settings.federation, Role(settings.role), settings.name))
+    keys = MemberKeys.create(make_key_folder(home), SpiffeId(settings.federation, Role(settings.role), settings.name))
     if not home.settings.exists():
         write_new(home.settings, tomli_w.dumps(settings.model_dump(mode="json")).encode(), error=HomeError)
     return keys.public
@@ -41,4 +42,4 @@ def load_operator(home: MemberHome) -> MemberKeys:
     if not home.settings.is_file():
         raise HomeError("no operator lives in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
     settings = read_toml(MemberSettings, home.settings)
-    return MemberKeys.load(home.keys, SpiffeId(settings.federation, Role(settings.role), settings.name))
+    return MemberKeys.load(open_key_folder(home), SpiffeId(settings.federation, Role(settings.role), settings.name))

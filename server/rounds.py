@@ -30,7 +30,7 @@ from security.run_order import RunOrder
 from server.aggregation import Round, aggregate
 from server.house import House
 from server.spool import Spool
-from server.state import RunState, save_state
+from server.state import RunState, RunStates
 from server.store import Store, Verdict
 
 log = logging.getLogger("bottega.rounds")
@@ -75,6 +75,11 @@ class Run:
     def schema(self) -> AdapterSchema:
         """The adapter's layers and ranks."""
         return self.order.schema
+
+    @property
+    def states(self) -> RunStates:
+        """What its rounds left."""
+        return RunStates(self.house.home, self.id, self.house.keys.vault)
 
     @property
     def sites(self) -> dict[bytes, Peer]:
@@ -169,7 +174,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         else:
             self._state = aggregate(self._round(server_round), self._state, self._reopened(admitted))
             outcome = "aggregated"
-        digest = save_state(run.house.home.round(run.id, server_round), self._state, run.settings.base)
+        digest = run.states.save(server_round, self._state)
         run.store.close_round(run.id, server_round, outcome, digest)
         self._spool.clear()
         log.info("round %d: %s, %d admitted", server_round, outcome, len(admitted))

@@ -15,9 +15,9 @@ from common.logs import take_over
 from common.notify import ServiceManager
 from common.paths import ServerHome
 from security.grpc_tls import server_credentials
+from security.keys import pkcs8_pem
 from server.app import HOME_VARIABLE, SERVER_VARIABLE
 from server.doorkeeper import Doorkeeper
-from server.founding import TLS_KEY
 from server.house import House, active_sites, open_house
 from server.metrics import Metrics, MetricsPort
 from server.opening import desk_of
@@ -57,8 +57,8 @@ def run_server(home: ServerHome, on_ready: Callable[[ServerSettings, OpenPorts],
         fleet_host=settings.host,
         fleet_port=settings.fleet_port,
         control_port=settings.control_port,
-        certificate=home.certificate,
-        key=home.keys / TLS_KEY,
+        certificate=home.certificate.read_bytes(),
+        key=house.tls_key,
         supernodes={site.id.name: site.keys.supernode for site in active_sites(house.roster)},
     )
     with ExitStack() as parts:
@@ -92,7 +92,7 @@ def _open_others(
     home, settings = house.home, house.settings
     door_port = settings.door_port or free_port(settings.host)
     known = {"fleet": ports.fleet, "control": ports.control, "door": door_port}
-    key, certificate = (home.keys / TLS_KEY).read_bytes(), home.certificate.read_bytes()
+    key, certificate = pkcs8_pem(house.tls_key), home.certificate.read_bytes()
     authority = home.authority_certificate.read_bytes()
     desk = desk_of(house, known)
     registry, known["registry"] = serve_registry(

@@ -5,29 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from common.adapter_schema import Adapter, AdapterSchema
-from common.errors import AdapterError
-from common.paths import ServerHome
 from common.settings import RunSettings
 from server.refactor import orthonormal_a
-from server.state import RunState, load_state
+from server.state import RunState, RunStates
 from server.store import Store
 
 
 def starting_state(
-    home: ServerHome, store: Store, run: str, settings: RunSettings, schema: AdapterSchema
+    states: RunStates, store: Store, settings: RunSettings, schema: AdapterSchema
 ) -> tuple[int, RunState]:
     """Return the number of the next round and the state it starts from.
 
     Raises:
-        AdapterError: The state of the last closed round is missing or does not fit the run's schema.
+        VaultError: The state of the last closed round is missing or damaged.
+        AdapterError: It does not fit the run's schema.
     """
-    closed = store.last_closed(run)
+    closed = store.last_closed(states.run)
     if not closed:
         return 1, fresh_state(schema, settings)
-    state = load_state(home.round(run, closed))
-    if state.adapter.schema != schema:
-        raise AdapterError("the last round's adapter is not of this run's schema")
-    return closed + 1, state
+    return closed + 1, states.load(closed, schema)
 
 
 def fresh_state(schema: AdapterSchema, settings: RunSettings) -> RunState:

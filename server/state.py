@@ -1,25 +1,26 @@
-"""The state between rounds: the adapter, and what the server optimiser remembers; one folder a round.
+"""The state between rounds: the adapter, and what the server optimiser remembers; one encrypted file a round.
 
-A round's folder appears whole or not at all, so a crash while it is written leaves the round before as the last.
+An adapter that was not released is nobody's business who gets hold of the disk (``server/release.py`` makes one
+public). A round's file appears whole or not at all, so a crash while it is written leaves the round before as the last.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from common.adapter_schema import Adapter
-from common.errors import RunError
-from common.export import read_adapter, write_adapter
+from common.adapter_schema import Adapter, AdapterSchema
+from common.errors import AdapterError, RunError, VaultError
+from common.export import adapter_weights
+from common.paths import ServerHome
+from security.vault import Vault
 
-ADAPTER_FOLDER = "adapter"
-OPTIMISER_FILE = "optimiser.safetensors"
+STATE_FILE = "state.sealed"
 
 
 @dataclass(frozen=True)
@@ -35,38 +36,61 @@ class RunState:
     optimiser: bytes = b""
 
 
-def save_state(folder: Path, state: RunState, base: str) -> str:
-    """Write a round's state and return the SHA-256 (hex) of its adapter file.
+@dataclass(frozen=True)
+class RunStates:
+    """The states of one run's closed rounds.
 
-    Raises:
-        RunError: It cannot be written, for example because the disk is full; what was there before is untouched.
+    Args:
+        home: The server's.
+        run: The run's id.
+        vault: Of the home.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
-    try:
-        file = write_adapter(fresh, state.adapter, base)
-        (fresh / OPTIMISER_FILE).write_bytes(state.optimiser)
-        for written in fresh.iterdir():
-            with written.open("rb") as open_file:
-                os.fsync(open_file.fileno())
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        target = folder / ADAPTER_FOLDER
-        if target.exists():  # a try at this round that was cut off before the store heard of it
-            shutil.rmtree(target)
-        fresh.rename(target)
-    except (OSError, SafetensorError) as cause:
-        got = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise RunError("the round's adapter cannot be written", got=got) from cause
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)  # gone already if it was renamed
-    return digest
 
+    home: ServerHome
+    run: str
+    vault: Vault
 
-def load_state(folder: Path) -> RunState:
-    """Return the state that :func:`save_state` wrote into a round's folder.
+    def save(self, number: int, state: RunState) -> str:
+        """Write a round's state and return the SHA-256 (hex) that its adapter has as a file.
 
-    Raises:
-        AdapterError: The adapter file is missing or damaged.
-    """
-    adapter = read_adapter(folder / ADAPTER_FOLDER)
-    return RunState(adapter, (folder / ADAPTER_FOLDER / OPTIMISER_FILE).read_bytes())
+        Raises:
+            RunError: It cannot be written, for example because the disk is full; what was there before is untouched.
+        """
+        file = self._file(number)
+        content = {
+            "A": state.adapter.a,
+            "B": state.adapter.b,
+            "optimiser": np.frombuffer(state.optimiser, np.uint8),
+        }
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.vault.write(file, save(content), self._what(number))
+        except (OSError, VaultError) as cause:
+            got = cause.got if isinstance(cause, VaultError) else cause.strerror
+            raise RunError("the round's adapter cannot be written", got=got, advice="Make room on the disk.") from cause
+        return hashlib.sha256(adapter_weights(state.adapter)).hexdigest()
+
+    def load(self, number: int, schema: AdapterSchema) -> RunState:
+        """Return the state that :meth:`save` wrote.
+
+        Args:
+            number: The round's.
+            schema: The adapter's layers and ranks, as the run's order has them.
+
+        Raises:
+            VaultError: The file is missing, was changed, or is another round's or run's.
+            AdapterError: What it holds is no state of such an adapter.
+        """
+        content = bytes(self.vault.read(self._file(number), self._what(number)))
+        try:
+            tensors = load(content)
+            adapter = Adapter(schema, tensors["A"].copy(), tensors["B"].copy())
+            return RunState(adapter, tensors["optimiser"].tobytes())
+        except (SafetensorError, KeyError) as cause:
+            raise AdapterError("a round's state is not of this run's adapter", got=type(cause).__name__) from None
+
+    def _file(self, number: int) -> Path:
+        return self.home.round(self.run, number) / STATE_FILE
+
+    def _what(self, number: int) -> bytes:
+        return f"bottega/v1/state/{self.run}/{number}".encode()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, Status
 from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
@@ -33,6 +34,7 @@ from starlette.types import ASGIApp
 from common.errors import IdentityError, ProcessError
 from common.logs import ChildLines
 from common.processes import ChildProcess, Supervisor, flower_environment
+from security.https_tls import server_context
 from server.control import control
 from server.doors import Door, FleetDoor, Newcomers
 from server.fleet_gate import FleetGate
@@ -51,7 +53,7 @@ class SuperLinkSettings:
     Attributes:
         home: Flower's own folder: state, objects (ciphertext), logs.
         certificate: The server's TLS certificate, PEM.
-        key: Its private key, PEM.
+        key: Its private key.
         supernodes: SuperNode public keys (OpenSSH lines) by site name: who may connect.
     """
 
@@ -59,8 +61,8 @@ class SuperLinkSettings:
     fleet_host: str
     fleet_port: int
     control_port: int
-    certificate: Path
-    key: Path
+    certificate: bytes
+    key: ec.EllipticCurvePrivateKey
     supernodes: Mapping[str, bytes]
 
 
@@ -228,16 +230,15 @@ async def _serve(
 
 
 def _tls_config(settings: SuperLinkSettings, app: ASGIApp, common: Mapping[str, Any]) -> uvicorn.Config:
-    files: dict[str, Any] = {"ssl_certfile": str(settings.certificate), "ssl_keyfile": str(settings.key)}
-    # No WebSockets, and nothing is believed that a header says of the caller's address.
-    config = uvicorn.Config(app, **files, lifespan="off", ws="none", proxy_headers=False, server_header=False, **common)
     try:
-        config.load()
+        context = server_context(settings.key, settings.certificate)
     except (OSError, ssl.SSLError) as cause:
         raise ProcessError("the server's certificate and key cannot be used", got=type(cause).__name__) from cause
-    assert config.ssl is not None  # noqa: S101 (it was just made)
-    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
-    return config
+    # No WebSockets, and nothing is believed that a header says of the caller's address.
+    return uvicorn.Config(
+        app, ssl_context_factory=lambda *_: context,
+        lifespan="off", ws="none", proxy_headers=False, server_header=False, **common,
+    )  # fmt: skip
 
 
 def _superexec(home: Path, control_port: int) -> ChildProcess:

@@ -27,13 +27,15 @@ from flwr.superlink.main import create_app
 from common.paths import ServerHome
 from common.processes import Supervisor
 from security.enrolment import MemberKeys
+from security.https_tls import server_context
 from security.keys import supernode_line
 from security.names import Role, SpiffeId
 from server import superlink
 from server.control import control
 from server.doors import FleetDoor, Newcomers
 from server.fleet_gate import FLEET, FleetGate
-from server.founding import TLS_KEY, add_site, found
+from server.founding import add_site, found
+from server.house import open_house
 from server.ports import read_ports
 from server.settings import ServerSettings
 from server.supernodes import flower_key
@@ -216,8 +218,9 @@ def a_door(root: Path, newcomers: Newcomers) -> Iterator[Port]:
     superlink._register(app, lines)
     state = app.state.linkstate_factory.state()
     nodes = {n: Caller(c.key, state.get_node_id_by_public_key(flower_key(lines[n]))) for n, c in callers.items()}
+    context = server_context(open_house(home).tls_key, home.certificate.read_bytes())
     config = uvicorn.Config(
-        FleetGate(app, newcomers.leave), ssl_certfile=str(home.certificate), ssl_keyfile=str(home.keys / TLS_KEY),
+        FleetGate(app, newcomers.leave), ssl_context_factory=lambda *_: context,
         lifespan="off", ws="none", log_config=None, timeout_graceful_shutdown=1,
     )  # fmt: skip
     door = FleetDoor(config, newcomers)

@@ -32,11 +32,12 @@ from common.proto import registry_pb2 as pb
 from security.authority import create_authority
 from security.enrolment import Invitation, MemberKeys
 from security.grpc_tls import refuse_old_tls
+from security.https_tls import server_context
+from security.keys import pkcs8_pem
 from security.names import Role, SpiffeId
 from security.renewal import make_renewal
 from security.rotation import rotate
 from server import registry as registry_module
-from server.founding import TLS_KEY
 from server.house import open_house
 from server.limits import RateLimit
 from server.registry import MOST_DOOR_BYTES, MOST_REGISTRY_BYTES
@@ -158,7 +159,7 @@ def a_members_own_leaf(town: Town) -> Card:
 
 
 def the_servers_own(town: Town) -> Card:
-    return Card((town.home.keys / TLS_KEY).read_bytes(), town.home.certificate.read_bytes())
+    return Card(pkcs8_pem(open_house(town.home).tls_key), town.home.certificate.read_bytes())
 
 
 AT_THE_HANDSHAKE: dict[str, tuple[Callable[[Town], Card | None], str]] = {
@@ -410,8 +411,9 @@ def test_tls_is_1_3_with_a_member_of_today(which: str, town: Town, rossi: Person
 
 
 def test_a_server_that_would_speak_tls_1_2_opens_no_port(town: Town) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(town.home.certificate, town.home.keys / TLS_KEY)
+    home = town.home
+    context = server_context(open_house(home).tls_key, home.certificate.read_bytes())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:

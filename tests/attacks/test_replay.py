@@ -245,8 +245,9 @@ def in_another_run(federation: Federation, name: str) -> None:
     order = RunOrder(name, operator.id, SETTINGS, "0" * 64, SCHEMA, tuple(sorted(NAMES)), 0)
     signed = sign_order(order, operator)
     federation.store.start_run(name, signed)
-    first, state = starting_state(federation.home, federation.store, name, SETTINGS, SCHEMA)
-    SealedRounds(Run(order, signed, federation.house, federation.store), state, first).start(federation.post())
+    run = Run(order, signed, federation.house, federation.store)
+    first, state = starting_state(run.states, federation.store, SETTINGS, SCHEMA)
+    SealedRounds(run, state, first).start(federation.post())
 
 
 def test_the_letter_of_one_update_with_the_body_of_another(

@@ -35,6 +35,7 @@ from common.proto import bottega_pb2 as pb
 from common.settings import AggregationSettings, LoraSettings, RunSettings
 from security.envelope import Kind, peek_header, seal_body, seal_letter
 from security.identity import Identity, Peer
+from security.key_folder import open_key_folder
 from security.names import Role, SpiffeId
 from security.roster import Roster
 from security.run_order import RunOrder, sign_order
@@ -44,7 +45,7 @@ from server.operating import load_operator
 from server.rounds import Run, SealedRounds
 from server.settings import ServerSettings
 from server.start import starting_state
-from server.state import load_state
+from server.state import RunState, RunStates
 from server.store import Store, Verdict
 from server.supernodes import flower_key
 
@@ -359,7 +360,7 @@ class Federation:
             name: Site(
                 name,
                 home,
-                Identity.load(home.keys, SpiffeId(FEDERATION, Role.SITE, name)),
+                Identity.load(open_key_folder(home), SpiffeId(FEDERATION, Role.SITE, name)),
                 self.house.identity.peer,
                 lambda: self.house.roster,
                 node=100 + at,
@@ -378,8 +379,8 @@ class Federation:
 
     def play(self, post: Post | None = None) -> None:
         """Run the run from where it stands to its end."""
-        first, state = starting_state(self.home, self.store, RUN, self.settings, SCHEMA)
         run = Run(self.order, self.signed, self.house, self.store)
+        first, state = starting_state(run.states, self.store, self.settings, SCHEMA)
         SealedRounds(run, state, first).start(post or self.post())
 
     def verdicts(self, number: int = 1) -> dict[str, Verdict]:
@@ -390,9 +391,13 @@ class Federation:
         """Return the check that decided on each site in a round."""
         return {name: verdict.check for name, verdict in self.verdicts(number).items()}
 
+    def state(self, number: int = 1) -> RunState:
+        """Return what a round left."""
+        return RunStates(self.home, RUN, self.house.keys.vault).load(number, SCHEMA)
+
     def digest(self, number: int = 1) -> str:
         """Return the SHA-256 (hex) of all that the next round starts from: both factors and the optimiser's memory."""
-        state = load_state(self.home.round(RUN, number))
+        state = self.state(number)
         return hashlib.sha256(state.adapter.a.tobytes() + state.adapter.b.tobytes() + state.optimiser).hexdigest()
 
     def outcome(self, number: int = 1) -> str:

@@ -33,8 +33,10 @@ from security.enrolment import (
     open_grant,
 )
 from security.grpc_tls import channel_credentials, server_credentials
+from security.key_folder import open_key_folder
+from security.keys import pkcs8_pem
 from security.names import Role, SpiffeId
-from server.founding import TLS_KEY
+from server.house import open_house
 from server.limits import RateLimit
 from server.registry import serve_door, serve_registry
 from tests.integration.town import FEDERATION, Town
@@ -144,7 +146,7 @@ def door_at(town: Town, port: int) -> Iterator[rpc.DoorStub]:
 
 
 def door_credentials(town: Town) -> grpc.ServerCredentials:
-    key, certificate = (town.home.keys / TLS_KEY).read_bytes(), town.home.certificate.read_bytes()
+    key, certificate = pkcs8_pem(open_house(town.home).tls_key), town.home.certificate.read_bytes()
     return server_credentials(key, certificate + town.home.authority_certificate.read_bytes(), None)
 
 
@@ -161,7 +163,7 @@ def a_door(town: Town, limit: RateLimit | None = None) -> Iterator[int]:
 @contextmanager
 def a_registry(town: Town, limit: RateLimit | None = None) -> Iterator[int]:
     """Open another registry of the town. Yields its port."""
-    key, certificate = (town.home.keys / TLS_KEY).read_bytes(), town.home.certificate.read_bytes()
+    key, certificate = pkcs8_pem(open_house(town.home).tls_key), town.home.certificate.read_bytes()
     credentials = server_credentials(key, certificate, town.home.authority_certificate.read_bytes())
     server, port = serve_registry(town.desk, "127.0.0.1:0", credentials, limit)
     try:
@@ -229,7 +231,7 @@ def by_the_authority(
     end: dt.timedelta = HOUR,
 ) -> Card:
     """Make a leaf with the town's own authority's key, as who stole it would."""
-    authority = Authority.load(town.home.keys)
+    authority = Authority.load(open_key_folder(town.home))
     return forged(uri, authority.certificate, authority.key, purpose=purpose, end=end)
 
 

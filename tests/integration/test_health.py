@@ -6,7 +6,6 @@ import datetime as dt
 import ipaddress
 import shutil
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,13 +25,15 @@ from deploy.studios import make_studios
 from security.authority import Authority, certified_id, create_authority, load_certificate, save_certificate
 from security.calling import registry
 from security.grpc_tls import server_credentials
+from security.https_tls import server_context
 from security.identity import Identity
-from security.keys import create_tls_key, load_tls_key
+from security.key_folder import open_key_folder
+from security.keys import create_tls_key, pkcs8_pem
 from security.names import Role, SpiffeId
 from server.applicants import Applicants
-from server.founding import TLS_KEY, found
+from server.founding import found
 from server.health import server_checks, server_status
-from server.house import open_house
+from server.house import TLS_KEY, open_house
 from server.metrics import Metrics
 from server.registry import serve_registry
 from server.settings import ServerSettings
@@ -88,7 +89,7 @@ def home(founded: ServerHome, tmp_path: Path) -> ServerHome:
 
 def reissued(home: ServerHome, authority: Authority, lifetime: dt.timedelta) -> None:
     old = load_certificate(home.certificate)
-    key = load_tls_key(home.keys / TLS_KEY).public_key()
+    key = open_house(home).tls_key.public_key()
     save_certificate(home.certificate, authority.issue(certified_id(old), key, (), [LOCAL], lifetime))
 
 
@@ -133,11 +134,11 @@ def lost_key(home: ServerHome) -> None:
 
 def another_key(home: ServerHome) -> None:
     (home.keys / TLS_KEY).unlink()
-    create_tls_key(home.keys / TLS_KEY)
+    create_tls_key(open_key_folder(home), TLS_KEY)
 
 
 def expired(home: ServerHome) -> None:
-    reissued(home, Authority.load(home.keys), dt.timedelta(milliseconds=1))
+    reissued(home, Authority.load(open_key_folder(home)), dt.timedelta(milliseconds=1))
 
 
 def another_authority(home: ServerHome) -> None:
@@ -198,7 +199,7 @@ def test_each_fault_of_a_server_is_found_alone_and_says_how_to_mend_it(
 
 
 def test_a_certificate_that_is_due_is_doubtful(home: ServerHome) -> None:
-    reissued(home, Authority.load(home.keys), dt.timedelta(minutes=1))  # it began five minutes ago
+    reissued(home, Authority.load(open_key_folder(home)), dt.timedelta(minutes=1))  # it began five minutes ago
     (finding,) = look(server_checks(home), "certificate")
     assert finding.grade is Grade.WARN
     assert "a new one is due" in finding.found
@@ -243,8 +244,7 @@ def at_server(site: SiteHome, address: str) -> None:
 @contextmanager
 def answering(home: ServerHome, date: Callable[[], str]) -> Iterator[int]:
     """Listen where a server would, with a certificate, and tell a time over HTTP."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(home.certificate, home.keys / TLS_KEY)
+    context = server_context(open_house(home).tls_key, home.certificate.read_bytes())
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -344,7 +344,7 @@ def test_a_registry_that_is_away_and_one_that_refuses_the_site_are_told_apart(to
 
 def ran_out(town: Town, site: SiteHome, lifetime: dt.timedelta) -> None:
     keys = keys_of(site, "rossi")
-    certificate = Authority.load(town.home.keys).issue(keys.id, keys.tls.public_key(), lifetime=lifetime)
+    certificate = Authority.load(open_key_folder(town.home)).issue(keys.id, keys.tls.public_key(), lifetime=lifetime)
     save_certificate(site.certificate, certificate)
 
 
@@ -355,7 +355,7 @@ def test_a_sites_certificate_that_ran_out_is_due_or_is_anothers_is_found(town: T
     assert [f.grade for f in look(site_checks(site), "certificate")] == [Grade.WARN]
     save_certificate(
         site.certificate,
-        Authority.load(town.home.keys).issue(
+        Authority.load(open_key_folder(town.home)).issue(
             SpiffeId(FEDERATION, Role.SITE, "rossi"), ec.generate_private_key(ec.SECP256R1()).public_key()
         ),
     )
@@ -397,7 +397,7 @@ def test_a_base_that_cannot_be_loaded_and_a_home_without_a_site_are_found(site: 
 def test_calls_of_members_are_counted_by_name_and_outcome(town: Town, member: SiteHome) -> None:
     house = open_house(town.home)
     metrics = Metrics(house, lambda: "127.0.0.1:1")
-    key, certificate = (town.home.keys / TLS_KEY).read_bytes(), town.home.certificate.read_bytes()
+    key, certificate = pkcs8_pem(open_house(town.home).tls_key), town.home.certificate.read_bytes()
     credentials = server_credentials(key, certificate, town.home.authority_certificate.read_bytes())
     server, port = serve_registry(town.desk, "127.0.0.1:0", credentials, seen=[metrics.grpc("registry")])
     try:

@@ -23,6 +23,7 @@ from common.proto import registry_pb2 as pb
 from common.settings import RunSettings
 from security.authority import Authority, load_certificate, save_certificate
 from security.calling import NotAMemberError, registry
+from security.key_folder import open_key_folder
 from security.member import MemberKeys
 from security.membership import checked_certificate
 from security.names import Role, SpiffeId
@@ -46,7 +47,7 @@ def keeper_of(town: Town, home: SiteHome, on_end: Callable[[], None] = lambda: N
 def about_to_end(town: Town, home: SiteHome) -> None:
     """Put a certificate in the site's home of which over two thirds have passed: it began five minutes ago."""
     keys = keys_of(home, home.root.name)
-    authority = Authority.load(town.home.keys)
+    authority = Authority.load(open_key_folder(town.home))
     short = authority.issue(keys.id, keys.tls.public_key(), lifetime=dt.timedelta(minutes=2))
     save_certificate(home.certificate, short)
 
@@ -89,7 +90,10 @@ def test_a_renewal_that_the_members_own_key_did_not_sign_is_refused(town: Town) 
 
 def test_a_certificate_for_another_key_or_name_is_not_believed(town: Town) -> None:
     keys = keys_of(town.site("rossi"), "rossi")
-    other, authority = MemberKeys.generate(SpiffeId(FEDERATION, Role.SITE, "bianchi")), Authority.load(town.home.keys)
+    other, authority = (
+        MemberKeys.generate(SpiffeId(FEDERATION, Role.SITE, "bianchi")),
+        Authority.load(open_key_folder(town.home)),
+    )
     wrong = (authority.issue(keys.id, other.tls.public_key()), authority.issue(other.id, keys.tls.public_key()))
     for der in (*(one.public_bytes(Encoding.DER) for one in wrong), b"", b"no certificate"):
         with pytest.raises(IdentityError, match="no certificate for this member's key"):

@@ -18,10 +18,12 @@ from security import files
 from security.authority import load_certificate
 from security.enrolment import certificate_fingerprint
 from security.grpc_tls import server_credentials
+from security.key_folder import open_key_folder
+from security.keys import pkcs8_pem
 from security.member import MemberKeys
 from security.names import Role, SpiffeId
 from server.desk import Desk
-from server.founding import TLS_KEY, found
+from server.founding import found
 from server.house import open_house
 from server.opening import desk_of
 from server.ports import free_port
@@ -47,7 +49,10 @@ class Town:
         return f"127.0.0.1:{self.port}"
 
     def open(self) -> None:
-        key, certificate = (self.home.keys / TLS_KEY).read_bytes(), self.home.certificate.read_bytes()
+        key, certificate = (
+            pkcs8_pem(open_house(self.home).tls_key),
+            self.home.certificate.read_bytes(),
+        )
         credentials = server_credentials(key, certificate, self.home.authority_certificate.read_bytes())
         self.serving.append(serve_registry(self.desk, self.address, credentials)[0])
         authority = self.home.authority_certificate.read_bytes()
@@ -81,7 +86,7 @@ class Town:
 
 
 def keys_of(home: SiteHome, name: str) -> MemberKeys:
-    return MemberKeys.load(home.keys, SpiffeId(FEDERATION, Role.SITE, name))
+    return MemberKeys.load(open_key_folder(home), SpiffeId(FEDERATION, Role.SITE, name))
 
 
 @contextmanager

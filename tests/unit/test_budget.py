@@ -150,6 +150,7 @@ def test_an_entry_that_was_taken_out_swapped_or_cut_short_is_not_believed(tmp_pa
     second.unlink()
     with pytest.raises(BudgetError, match="missing"):
         opened(tmp_path, vault)
+    second.touch(mode=0o600)
     second.write_bytes(kept[third])
     third.write_bytes(kept[second])
     with pytest.raises(BudgetError, match="cannot be believed"):

@@ -15,6 +15,7 @@ from client.drawings import Drawing, DrawingSettings, load_drawings
 from client.settings import SiteSettings
 from common.models import Base
 from common.paths import SiteHome
+from security.key_folder import make_key_folder
 
 
 @pytest.fixture
@@ -31,8 +32,9 @@ def drawings(tmp_path: Path) -> tuple[Drawing, ...]:
 @pytest.fixture
 def home(tmp_path: Path) -> SiteHome:
     home = SiteHome(tmp_path / "site")
-    home.keys.mkdir(parents=True)
+    home.keys.mkdir(mode=0o700, parents=True)
     home.cache.mkdir()
+    make_key_folder(home)
     return home
 
 

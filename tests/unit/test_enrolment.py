@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from common.errors import IdentityError
+from common.errors import IdentityError, VaultError
 from common.proto import enrolment_pb2 as pb
 from security import grant as grant_module
 from security import join_request, statement
@@ -53,6 +53,7 @@ from security.identity import (
 )
 from security.keys import supernode_line
 from security.records import joined
+from tests.unit.kept import kept
 
 FEDERATION = "atelier.example"
 # Half an hour ahead: a certificate that a test issues while the tests run, however long they take, holds at NOW.
@@ -82,21 +83,21 @@ def _other_name(keys: MemberKeys, spiffe_id: SpiffeId) -> MemberKeys:
 
 
 def test_a_newcomer_makes_four_keys_for_their_owner_only(tmp_path: Path) -> None:
-    keys = MemberKeys.create(tmp_path, PRADO.id)
+    keys = MemberKeys.create(kept(tmp_path), PRADO.id)
     assert {file.name for file in tmp_path.iterdir()} == KEY_FILES | {"supernode.pub"}
     for name in KEY_FILES:
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600
-    assert MemberKeys.load(tmp_path, PRADO.id).public == keys.public
+    assert MemberKeys.load(kept(tmp_path), PRADO.id).public == keys.public
     assert keys.id == PRADO.id
-    assert Identity.load(tmp_path, PRADO.id) == keys.identity  # the files that a site reads today
+    assert Identity.load(kept(tmp_path), PRADO.id) == keys.identity  # the files that a site reads today
     assert (tmp_path / "supernode.pub").read_bytes() == keys.public.supernode + b"\n"
 
 
 def test_making_the_keys_again_changes_nothing(tmp_path: Path) -> None:
-    keys = MemberKeys.create(tmp_path, PRADO.id)
+    keys = MemberKeys.create(kept(tmp_path), PRADO.id)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    assert MemberKeys.create(tmp_path, PRADO.id).public == keys.public
-    keys.save(tmp_path)
+    assert MemberKeys.create(kept(tmp_path), PRADO.id).public == keys.public
+    keys.save(kept(tmp_path))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
@@ -134,38 +135,38 @@ def test_after_a_crash_at_any_step_making_the_keys_goes_on_with_those_that_are_t
         folder.mkdir()
         left = steps
         try:
-            MemberKeys.create(folder, PRADO.id)
+            MemberKeys.create(kept(folder), PRADO.id)
             done = True
         except _PowerCut:
             pass
         there = {file.name: file.read_bytes() for file in folder.iterdir() if file.name in KEY_FILES}
         left = 10_000
-        keys = MemberKeys.create(folder, PRADO.id)
+        keys = MemberKeys.create(kept(folder), PRADO.id)
         assert {name: (folder / name).read_bytes() for name in there} == there
-        assert MemberKeys.load(folder, PRADO.id).public == keys.public
+        assert MemberKeys.load(kept(folder), PRADO.id).public == keys.public
         assert (folder / "supernode.pub").read_bytes() == keys.public.supernode + b"\n"
         steps += 1
     assert steps > 20
 
 
 def test_a_key_of_which_the_public_file_was_not_written_gets_it(tmp_path: Path) -> None:
-    keys = MemberKeys.create(tmp_path, PRADO.id)
+    keys = MemberKeys.create(kept(tmp_path), PRADO.id)
     for stale in (None, b"ecdsa-sha2-nistp384 AAAA of a key that was lost\n"):
         (tmp_path / "supernode.pub").unlink()
         if stale:
             (tmp_path / "supernode.pub").write_bytes(stale)
-        assert MemberKeys.create(tmp_path, PRADO.id).public == keys.public
+        assert MemberKeys.create(kept(tmp_path), PRADO.id).public == keys.public
         assert (tmp_path / "supernode.pub").read_bytes() == keys.public.supernode + b"\n"
 
 
 @pytest.mark.parametrize("name", sorted(KEY_FILES))
 def test_keys_are_never_laid_over_others(tmp_path: Path, name: str) -> None:
-    UFFIZI.save(tmp_path / _made(tmp_path, "other"))
+    UFFIZI.save(kept(tmp_path / _made(tmp_path, "other")))
     folder = tmp_path / _made(tmp_path, "half")
     shutil.copy(tmp_path / "other" / name, folder / name)
     before = (folder / name).read_bytes()
     with pytest.raises(IdentityError, match="other keys are already in"):
-        PRADO.save(folder)
+        PRADO.save(kept(folder))
     assert [file.name for file in folder.iterdir()] == [name]
     assert (folder / name).read_bytes() == before
 
@@ -178,67 +179,71 @@ def _made(folder: Path, name: str) -> str:
 @pytest.mark.parametrize("name", sorted(KEY_FILES))
 @pytest.mark.parametrize("content", [b"", b"nonsense"])
 def test_a_damaged_key_is_neither_used_nor_replaced(tmp_path: Path, name: str, content: bytes) -> None:
-    MemberKeys.create(tmp_path, PRADO.id)
+    MemberKeys.create(kept(tmp_path), PRADO.id)
     (tmp_path / name).write_bytes(content)
     for use in (MemberKeys.create, MemberKeys.load):
-        with pytest.raises(IdentityError):
-            use(tmp_path, PRADO.id)
+        with pytest.raises((IdentityError, VaultError)):
+            use(kept(tmp_path), PRADO.id)
     assert (tmp_path / name).read_bytes() == content
 
 
 @pytest.mark.parametrize("name", sorted(KEY_FILES))
 def test_a_key_that_others_may_read_is_refused(tmp_path: Path, name: str) -> None:
-    MemberKeys.create(tmp_path, PRADO.id)
+    MemberKeys.create(kept(tmp_path), PRADO.id)
     (tmp_path / name).chmod(0o644)
     for use in (MemberKeys.create, MemberKeys.load):
-        with pytest.raises(IdentityError, match="mode 0644; expected mode 0600"):
-            use(tmp_path, PRADO.id)
+        with pytest.raises((IdentityError, VaultError), match="mode 0644; expected mode 0600"):
+            use(kept(tmp_path), PRADO.id)
 
 
 @pytest.mark.parametrize("name", sorted(KEY_FILES))
 def test_a_truncated_key_is_refused(tmp_path: Path, name: str) -> None:
-    MemberKeys.create(tmp_path, PRADO.id)
+    MemberKeys.create(kept(tmp_path), PRADO.id)
     whole = (tmp_path / name).read_bytes()
     for length in range(0, len(whole) - 2, 7):
         (tmp_path / name).write_bytes(whole[:length])
-        with pytest.raises(IdentityError):
-            MemberKeys.load(tmp_path, PRADO.id)
+        with pytest.raises((IdentityError, VaultError)):
+            MemberKeys.load(kept(tmp_path), PRADO.id)
 
 
 @pytest.mark.parametrize("role", [Role.OPERATOR, Role.AUDITOR])
 def test_nobody_but_a_site_makes_the_key_of_a_supernode(tmp_path: Path, role: Role) -> None:
     spiffe_id = SpiffeId(FEDERATION, role, "rossi")
-    keys = MemberKeys.create(tmp_path, spiffe_id)
+    keys = MemberKeys.create(kept(tmp_path), spiffe_id)
     assert {file.name for file in tmp_path.iterdir()} == KEY_FILES - {"supernode"}
     assert keys.public.supernode == b""
-    assert MemberKeys.load(tmp_path, spiffe_id).public == MemberKeys.create(tmp_path, spiffe_id).public == keys.public
+    assert (
+        MemberKeys.load(kept(tmp_path), spiffe_id).public
+        == MemberKeys.create(kept(tmp_path), spiffe_id).public
+        == keys.public
+    )
 
 
 @pytest.mark.parametrize("name", sorted(KEY_FILES))
 def test_a_missing_key_is_told_when_loading(tmp_path: Path, name: str) -> None:
-    MemberKeys.create(tmp_path, PRADO.id)
+    MemberKeys.create(kept(tmp_path), PRADO.id)
     (tmp_path / name).unlink()
-    with pytest.raises(IdentityError, match="No such file"):
-        MemberKeys.load(tmp_path, PRADO.id)
+    with pytest.raises((IdentityError, VaultError), match="No such file"):
+        MemberKeys.load(kept(tmp_path), PRADO.id)
 
 
 def test_one_kind_of_key_is_not_taken_for_another(tmp_path: Path) -> None:
-    MemberKeys.create(tmp_path, PRADO.id)
+    MemberKeys.create(kept(tmp_path), PRADO.id)
     shutil.copy(tmp_path / "signing.key", tmp_path / "tls.key")
-    with pytest.raises(IdentityError, match="another kind of key; expected ECDSA P-256"):
-        MemberKeys.load(tmp_path, PRADO.id)
+    with pytest.raises(VaultError, match="is another file"):
+        MemberKeys.load(kept(tmp_path), PRADO.id)
     (tmp_path / "tls.key").unlink()
     key = ec.generate_private_key(ec.SECP256R1())
     ssh = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
     (tmp_path / "supernode").write_bytes(key.private_bytes(*ssh))
     with pytest.raises(IdentityError, match="another kind of key; expected ECDSA P-384"):
-        MemberKeys.create(tmp_path, PRADO.id)
+        MemberKeys.create(kept(tmp_path), PRADO.id)
 
 
 def test_a_supernode_key_that_was_there_before_is_used(tmp_path: Path) -> None:
     create_supernode_key(tmp_path / "supernode")
     line = (tmp_path / "supernode.pub").read_bytes()
-    assert MemberKeys.create(tmp_path, PRADO.id).public.supernode + b"\n" == line
+    assert MemberKeys.create(kept(tmp_path), PRADO.id).public.supernode + b"\n" == line
 
 
 def test_no_private_key_is_printed() -> None:

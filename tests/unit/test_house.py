@@ -23,6 +23,7 @@ from common.paths import ServerHome, SiteHome
 from security.authority import Authority, certified_id, load_certificate, save_certificate
 from security.files import PUBLIC, replace
 from security.identity import Identity, Role, SpiffeId
+from security.key_folder import open_key_folder
 from security.keys import supernode_line
 from security.roster import Roster, sign_roster
 from server.founding import add_site, found
@@ -204,7 +205,7 @@ def test_the_servers_certificate_is_issued_again_when_it_is_time_for_the_same_ke
     now, old = dt.datetime.now(dt.UTC), load_certificate(house.home.certificate)
     assert not renew_own_certificate(house.home, now)
     assert load_certificate(house.home.certificate) == old
-    authority = Authority.load(house.home.keys)
+    authority = Authority.load(open_key_folder(house.home))
     key = old.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     names = old.extensions.get_extension_for_class(x509.SubjectAlternativeName)

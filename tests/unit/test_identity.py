@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.errors import IdentityError
+from common.errors import IdentityError, VaultError
 from security.identity import (
     Authority,
     Identity,
@@ -36,6 +36,8 @@ from security.identity import (
     load_certificate,
     save_certificate,
 )
+from security.keys import load_tls_key, pkcs8_pem
+from tests.unit.kept import kept
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,66 +166,76 @@ def test_a_sealing_public_key_out_of_range_is_refused() -> None:
 
 def test_keys_are_kept_for_their_owner_only_and_read_back(tmp_path: Path) -> None:
     identity = Identity.generate(SITE)
-    identity.save(tmp_path)
+    identity.save(kept(tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["sealing.key", "signing.key"]
     for file in tmp_path.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert Identity.load(tmp_path, SITE) == identity
+    assert Identity.load(kept(tmp_path), SITE) == identity
 
 
 def test_a_key_file_is_never_overwritten(tmp_path: Path) -> None:
-    first = SigningKey.generate()
-    first.save(tmp_path / "signing.key")
-    with pytest.raises(IdentityError, match="already exists"):
-        SigningKey.generate().save(tmp_path / "signing.key")
-    assert SigningKey.load(tmp_path / "signing.key") == first
-    assert [file.name for file in tmp_path.iterdir()] == ["signing.key"]
+    first = Identity.generate(SITE)
+    first.save(kept(tmp_path))
+    with pytest.raises(VaultError, match="already exists"):
+        Identity.generate(SITE).save(kept(tmp_path))
+    assert Identity.load(kept(tmp_path), SITE) == first
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["sealing.key", "signing.key"]
+
+
+def test_a_private_key_cannot_be_read_on_the_disk(tmp_path: Path) -> None:
+    identity = Identity.generate(SITE)
+    identity.save(kept(tmp_path))
+    secret = pkcs8_pem(create_tls_key(kept(tmp_path), "tls.key"))
+    on_disk = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    for part in (identity.signing.seed, identity.sealing.seed, secret[28:60], b"PRIVATE KEY"):
+        assert part not in on_disk
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602])
 def test_a_key_that_others_may_read_or_change_is_refused(tmp_path: Path, mode: int) -> None:
-    Identity.generate(SITE).save(tmp_path)
+    Identity.generate(SITE).save(kept(tmp_path))
     (tmp_path / "sealing.key").chmod(mode)
-    with pytest.raises(IdentityError, match=f"mode {mode:04o}; expected mode 0600"):
-        Identity.load(tmp_path, SITE)
+    with pytest.raises(VaultError, match=f"mode {mode:04o}; expected mode 0600"):
+        Identity.load(kept(tmp_path), SITE)
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
 )
 def test_a_damaged_key_file_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
-    for load in (SigningKey.load, SealingKey.load, create_tls_key):
-        file = tmp_path / "some.key"
-        file.write_bytes(content)
-        file.chmod(0o600)
-        with pytest.raises(IdentityError):
-            load(file)
+    for name in ("signing.key", "tls.key"):
+        folder = kept(tmp_path)
+        (folder.path / name).write_bytes(content)
+        (folder.path / name).chmod(0o600)
+        with pytest.raises(VaultError, match="no file of a vault"):
+            folder.read(name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"]
+)
+def test_what_is_kept_as_a_key_and_is_none_is_refused_in_words(tmp_path: Path, content: bytes) -> None:
+    folder = kept(tmp_path)
+    folder.keep("tls.key", content)
+    with pytest.raises(IdentityError, match="another kind of key"):
+        load_tls_key(folder, "tls.key")
 
 
 def test_one_kind_of_key_is_not_taken_for_another(tmp_path: Path) -> None:
-    Identity.generate(SITE).save(tmp_path)
-    create_tls_key(tmp_path / "tls.key")
-    with pytest.raises(IdentityError, match="another kind of key"):
-        SigningKey.load(tmp_path / "tls.key")
-    with pytest.raises(IdentityError, match="no sealing key"):
-        SealingKey.load(tmp_path / "signing.key")
+    Identity.generate(SITE).save(kept(tmp_path))
+    for taken, other in (("signing.key", "sealing.key"), ("sealing.key", "signing.key")):
+        (tmp_path / "copy").write_bytes((tmp_path / other).read_bytes())
+        (tmp_path / "copy").replace(tmp_path / taken)
+        (tmp_path / taken).chmod(0o600)
+        with pytest.raises(VaultError, match="is another file"):
+            Identity.load(kept(tmp_path), SITE)
 
 
-def test_a_truncated_sealing_key_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "sealing.key"
-    SealingKey.generate().save(file)
-    whole = file.read_bytes()
-    for length in range(len(whole) - 1):  # without its last line end it is whole
-        file.write_bytes(whole[:length])
-        with pytest.raises(IdentityError):
-            SealingKey.load(file)
-
-
-def test_a_missing_folder_or_file_is_an_identity_error(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match="No such file"):
-        Identity.generate(SITE).save(tmp_path / "nowhere")
-    with pytest.raises(IdentityError, match="No such file"):
-        Identity.load(tmp_path, SITE)
+def test_a_missing_folder_or_file_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(VaultError, match="No such file"):
+        Identity.generate(SITE).save(kept(tmp_path / "nowhere"))
+    with pytest.raises(VaultError, match="No such file"):
+        Identity.load(kept(tmp_path), SITE)
 
 
 def test_a_supernode_key_is_p384_in_openssh_format_with_its_public_file(tmp_path: Path) -> None:
@@ -313,23 +325,23 @@ def test_a_federation_must_have_a_name() -> None:
 
 def test_an_authority_is_kept_and_read_back(tmp_path: Path) -> None:
     authority = create_authority("a-long-name." * 9 + "example")
-    authority.save(tmp_path)
+    authority.save(kept(tmp_path))
     assert stat.S_IMODE((tmp_path / "authority.key").stat().st_mode) == 0o600
-    again = Authority.load(tmp_path)
+    again = Authority.load(kept(tmp_path))
     assert again.federation == authority.federation
     assert again.certificate == authority.certificate
     spiffe_id = SpiffeId(authority.federation, Role.SITE, "prado")
     _leaf(again, spiffe_id).verify_directly_issued_by(authority.certificate)
-    with pytest.raises(IdentityError, match="already exists"):
-        create_authority("atelier.example").save(tmp_path)
-    assert Authority.load(tmp_path).certificate == authority.certificate
+    with pytest.raises(VaultError, match="already exists"):
+        create_authority("atelier.example").save(kept(tmp_path))
+    assert Authority.load(kept(tmp_path)).certificate == authority.certificate
 
 
 def test_a_key_and_a_certificate_of_two_authorities_are_refused(tmp_path: Path) -> None:
-    create_authority("atelier.example").save(tmp_path)
+    create_authority("atelier.example").save(kept(tmp_path))
     save_certificate(tmp_path / "authority.pem", create_authority("atelier.example").certificate)
     with pytest.raises(IdentityError, match="do not belong together"):
-        Authority.load(tmp_path)
+        Authority.load(kept(tmp_path))
 
 
 def test_what_is_no_certificate_of_the_federation_names_nobody(tmp_path: Path) -> None:
@@ -344,7 +356,8 @@ def _context(folder: Path, authority: Authority, trusted: Authority, spiffe_id: 
     """Make one end of mutual TLS 1.3, as strict as OpenSSL can be."""
     serves = spiffe_id.role is Role.SERVER
     folder.mkdir()
-    key = create_tls_key(folder / "tls.key")
+    key = ec.generate_private_key(ec.SECP256R1())
+    (folder / "tls.key").write_bytes(pkcs8_pem(key))
     save_certificate(folder / "tls.pem", authority.issue(spiffe_id, key.public_key(), ["localhost"] if serves else ()))
     save_certificate(folder / "root.pem", trusted.certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if serves else ssl.PROTOCOL_TLS_CLIENT)

@@ -1,0 +1,85 @@
+"""Releasing an adapter: from this moment on it is a file that anybody may be given.
+
+Until then a round's adapter lies in the server's vault, and goes to sites sealed. So that it gets out at all, and when,
+is somebody's decision, and this is where it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import HomeError, RunError
+from common.export import write_adapter
+from security.run_order import read_order
+from server.house import House
+from server.state import RunStates
+from server.store import RoundRow, Store
+
+
+class Released(NamedTuple):
+    """What was released.
+
+    Attributes:
+        number: The round whose adapter it is.
+        digest: SHA-256 (hex) of the weights file, as the record of the round has it.
+        weights: Where that file is.
+    """
+
+    number: int
+    digest: str
+    weights: Path
+
+
+def release(house: House, store: Store, run: str, folder: Path, number: int | None = None) -> Released:
+    """Write the adapter of a closed round as files that other programs read.
+
+    Args:
+        house: The server's.
+        store: Of the house.
+        run: The run's id.
+        folder: Where; it must not exist, or be empty.
+        number: Which round's; the last that trained when left out.
+
+    Raises:
+        RunError: There is no such run or round, or its state is not what the record of the round says.
+        VaultError: The round's state is missing, or was changed.
+        HomeError: There is something in the folder, or it cannot be written; then nothing is left there.
+    """
+    row = _wanted(store, run, number)
+    order = read_order(store.run(run).order)
+    adapter = RunStates(house.home, run, house.keys.vault).load(row.round, order.schema).adapter
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            weights = write_adapter(fresh, adapter, order.settings.base)
+            digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+            if digest != row.adapter_digest:
+                raise RunError("a round's state is not what its record says", got=digest, expected=row.adapter_digest)
+            fresh.chmod(0o755)
+            fresh.replace(folder)  # takes the place of nothing but an empty folder
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as cause:
+        raise HomeError(
+            "the adapter cannot be written", got=cause.strerror, expected=f"a new or empty folder {folder}",
+            advice="Name another folder.",
+        ) from None  # fmt: skip
+    return Released(row.round, digest, folder / weights.name)
+
+
+def _wanted(store: Store, run: str, number: int | None) -> RoundRow:
+    store.run(run)
+    closed = [row for row in store.rounds(run) if row.adapter_digest is not None]
+    found = [row for row in closed if number is None or row.round == number]
+    if not found:
+        raise RunError(
+            "there is no such closed round", got=f"round {number}" if number else "none closed",
+            expected=f"one of {', '.join(str(row.round) for row in closed)}" if closed else "a round that closed",
+            advice="See `bottega run show RUN`.",
+        )  # fmt: skip
+    return max(found, key=lambda row: row.round)
