@@ -68,10 +68,11 @@ def clip_and_sum(units: Tensor, bound: float) -> Clipped:
     if units.ndim != 2:
         raise PrivacyError("clipping takes one row a unit", got=f"{units.ndim} dimensions", expected=2)
     usable = torch.isfinite(units).all(dim=1)
-    rows = torch.where(usable[:, None], units, torch.zeros_like(units))
-    norms = torch.linalg.vector_norm(rows.double(), dim=1)
+    # In double: beside a row near float32's largest number the factor is too small for float32 to hold exactly.
+    rows = torch.where(usable[:, None], units, torch.zeros_like(units)).double()
+    norms = torch.linalg.vector_norm(rows, dim=1)
     factors = (bound * (1 - _MARGIN) / norms.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1.0)
-    return Clipped(factors.to(rows.dtype) @ rows, bound)
+    return Clipped((factors @ rows).to(units.dtype), bound)
 
 
 def nothing(size: int, bound: float) -> Clipped:
