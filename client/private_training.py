@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -69,6 +69,8 @@ def train_privately(
     settings: TrainingSettings,
     mechanism: Mechanism,
     source: NoiseSource,
+    after_step: Callable[[int], None] = lambda _: None,
+    planted: Tensor | None = None,
 ) -> TrainingResult:
     """Train the adapter for ``settings.steps`` private steps and return how it changed.
 
@@ -80,6 +82,10 @@ def train_privately(
         settings: Steps and learning rate; ``batch`` and ``accumulate`` are of no effect.
         mechanism: Noise, clip and sampling.
         source: Where noise and the coins of sampling come from.
+        after_step: Called after each step with how many are done; what it raises ends the training. At that time the
+            ``grad`` of the trained factors holds what the step released: the noised mean, in clips.
+        planted: Gradients of drawings that do not exist, float32 ``[m, d]`` in schema order: they are sampled, clipped
+            and noised like those of drawings (:mod:`client.privacy_audit`). No divisor counts them.
 
     Returns:
         The change. Its ``loss`` is NaN: a loss over drawings would tell of them.
@@ -98,11 +104,12 @@ def train_privately(
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     expected = mechanism.rate * len(data)
     with per_drawing_gradients(base.unet):
-        for _ in range(settings.steps):
-            clipped = _clipped(base, parameters, data, settings, mechanism, source)
+        for step in range(settings.steps):
+            clipped = _clipped(base, parameters, data, settings, mechanism, source, planted)
             noised = add_noise(clipped, mechanism.multiplier, source)
             _set_gradients(parameters, noised.total / (expected * mechanism.clip))
             optimiser.step()
+            after_step(step + 1)
     delta = factors.read(lora.trained) - before
     return TrainingResult(delta, math.nan, len(data), time.monotonic() - began)
 
@@ -135,12 +142,18 @@ def _clipped(
     settings: TrainingSettings,
     mechanism: Mechanism,
     source: NoiseSource,
+    planted: Tensor | None = None,
 ) -> Clipped:
-    sample = poisson_sample(len(data), mechanism.rate, source)
+    drawings = len(data)
+    everything = drawings + (0 if planted is None else len(planted))
+    sample = poisson_sample(everything, mechanism.rate, source)
     total = nothing(sum(p.numel() for p in parameters), mechanism.clip)
     for few in sample.split(mechanism.at_once) if len(sample) else ():
-        gradients = _gradients(base, parameters, data, few, settings, mechanism.multiplicity, source)
-        total = total + clip_and_sum(gradients, mechanism.clip)
+        if len(own := few[few < drawings]):
+            gradients = _gradients(base, parameters, data, own, settings, mechanism.multiplicity, source)
+            total = total + clip_and_sum(gradients, mechanism.clip)
+        if planted is not None and len(strange := few[few >= drawings] - drawings):
+            total = total + clip_and_sum(planted[strange], mechanism.clip)
     return total
 
 
