@@ -21,6 +21,7 @@ from common.errors import HomeError
 from common.logs import Level, carried_out, set_up_logs
 from common.paths import SiteHome
 from common.settings import read_toml
+from security.cli_passphrase import add_passphrase
 from security.names import Role, SpiffeId
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = ["data_app", "site_app"]
 site_app = typer.Typer(help="Run a site: a studio with private drawings.", no_args_is_help=True)
 site_app.add_typer(runs_app)
 add_health(site_app)
+add_passphrase(site_app, "site", lambda home: [SiteHome(home)])
 
 Home = Annotated[Path, typer.Option(help="The site's home folder.")]
 

@@ -10,6 +10,7 @@ import typer
 
 from common.errors import SettingsError
 from common.paths import MemberHome
+from security.cli_passphrase import add_passphrase
 from security.names import Role, SpiffeId
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ member_app = typer.Typer(help="Be an operator or auditor from a machine of your 
 Home = Annotated[Path, typer.Option(help="The folder to work from.")]
 
 ROLES = frozenset({Role.OPERATOR, Role.AUDITOR})
+
+add_passphrase(member_app, "member", lambda home: [MemberHome(home)])
 
 
 @member_app.command()

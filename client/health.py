@@ -43,7 +43,7 @@ def site_checks(home: SiteHome) -> list[tuple[str, Check]]:
     patient = _Patient(home)
     return [
         ("settings", patient.settings_fit),
-        ("permissions", lambda: modes((*home.folders, home.approvals), home.keys)),
+        ("permissions", lambda: modes((*home.folders, home.approvals), home.keys, home.vault_key)),
         ("keys", patient.keys),
         ("certificate", patient.certificate),
         ("roster", patient.roster),

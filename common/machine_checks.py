@@ -51,17 +51,18 @@ def versions(distribution: str = DISTRIBUTION) -> Iterator[Finding]:
     yield fine("versions", f"Python {platform.python_version()}, {told}")
 
 
-def modes(folders: Iterable[Path], keys: Path) -> Iterator[Finding]:
+def modes(folders: Iterable[Path], keys: Path, *files: Path) -> Iterator[Finding]:
     """Check that nobody but the owner can look into folders, or read a private file among the keys.
 
     Args:
         folders: Each 0700, if it is there.
         keys: The folder of keys; each private file in it 0600.
+        files: Other private files; each 0600, if it is there.
     """
     wide = [(folder, "700") for folder in folders if folder.is_dir() and _lets_others_in(folder)]
     if keys.is_dir():
-        files = (file for file in sorted(keys.iterdir()) if file.is_file() and file.suffix not in _PUBLIC)
-        wide += [(file, "600") for file in files if _lets_others_in(file)]
+        inside = (file for file in sorted(keys.iterdir()) if file.suffix not in _PUBLIC)
+        wide += [(file, "600") for file in (*inside, *files) if file.is_file() and _lets_others_in(file)]
     if not wide:
         yield fine("permissions", "folders 0700, keys 0600")
     for path, mode in wide:

@@ -98,6 +98,11 @@ class ServerHome:
         return self.root / "roster.lock"
 
     @property
+    def restored(self) -> Path:
+        """It exists from a restore until the operator says that members have brought back what they know."""
+        return self.root / "restored"
+
+    @property
     def operator(self) -> MemberHome:
         """The home of the operator who founded the federation: runs that are started here are signed by them."""
         return MemberHome(self.root / "operator")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grpc
 from cryptography import x509
 
 from common.errors import IdentityError
@@ -10,22 +11,39 @@ from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from security.authority import certified_id, save_certificate
 from security.calling import CALL_S
+from security.files import read_public
 from security.identity import Peer
 from security.member import MemberKeys
 from security.renewal import make_renewal
-from security.roster import Roster
+from security.roster import Roster, open_roster
 from security.succession import keep_roster, load_roster
 
 
 def refresh_roster(home: MemberHome, stub: rpc.RegistryStub) -> Roster:
     """Fetch the newest roster and keep it, if it may follow on the known one.
 
+    A server that was restored from a backup has forgotten the rosters since, and the members that they name. It signed
+    them, so it can be shown them: when its roster is behind, or it does not know the caller, the known one is returned
+    to it first.
+
     Raises:
         IdentityError: It may not: the known one holds on.
+        grpc.RpcError: The server refuses the caller, or does not answer.
     """
     server = Peer.pinned(home.pinned_server)
     known = load_roster(home.roster, server)
-    answer = stub.GetRoster(pb.GetRosterCall(known_version=known.version), timeout=CALL_S)
+    asked = pb.GetRosterCall(known_version=known.version)
+    try:
+        answer = stub.GetRoster(asked, timeout=CALL_S)
+        behind = bool(answer.roster) and open_roster(answer.roster, server).version < known.version
+    except grpc.RpcError as refusal:
+        if refusal.code() is not grpc.StatusCode.PERMISSION_DENIED:
+            raise
+        behind = True
+    if behind:
+        call = pb.ReturnRosterCall(roster=read_public(home.roster, error=IdentityError))
+        stub.ReturnRoster(call, timeout=CALL_S)
+        answer = stub.GetRoster(asked, timeout=CALL_S)
     return keep_roster(home.roster, answer.roster, server) if answer.roster else known
 
 

@@ -10,35 +10,22 @@ that spools a thousand updates every minute would need eight years to get there.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import os
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from common.errors import VaultError
 from security import gcm
 from security.files import check_private, read_private, replace, write_new
+from security.key_file import unwrap, wrap
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _MAGIC = b"BOTTEGA\x01"
 _HEAD_BYTES = len(_MAGIC) + gcm.NONCE_BYTES
-_KEY_FILE_VERSION = 1
-_WRAP_DOMAIN = b"bottega/v1/vault-key\x00"
-_SALT_BYTES = 16
-# RFC 7914; 128 MiB and about half a second a guess, as OWASP's password storage advice has it.
-_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
-_WAYS = {
-    True: "It was made with a passphrase: let BOTTEGA_PASSPHRASE_FILE name a file that holds it.",
-    False: "It was made without a passphrase: unset BOTTEGA_PASSPHRASE_FILE, or give it one with `passphrase`.",
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class Vault:
         if not key_file.exists():
             key = os.urandom(gcm.KEY_BYTES)
             try:
-                write_new(key_file, _wrap(key, passphrase), error=VaultError)
+                write_new(key_file, wrap(key, passphrase), error=VaultError)
             except VaultError:
                 if not key_file.exists():
                     raise
@@ -90,7 +77,7 @@ class Vault:
         Raises:
             VaultError: As :meth:`open_or_create`, and when there is no such file.
         """
-        return cls(_unwrap(read_private(key_file, error=VaultError), passphrase, key_file))
+        return cls(unwrap(read_private(key_file, error=VaultError), passphrase, key_file))
 
     def write_new(self, path: Path, plaintext: bytes, associated: bytes) -> None:
         """Encrypt a small file that must not exist yet; whatever is there already is left untouched.
@@ -103,7 +90,7 @@ class Vault:
         Raises:
             VaultError: Something is already there, or the file cannot be written.
         """
-        write_new(path, b"".join(self._sealed(memoryview(plaintext), associated)), error=VaultError)
+        write_new(path, self.seal(plaintext, associated), error=VaultError)
 
     def write(self, path: Path, plaintext: gcm.Bytes, associated: bytes) -> None:
         """Encrypt a file, taking the place of an older one only when the new one is safely on the disk.
@@ -142,6 +129,30 @@ class Vault:
                 ``out`` does not hold any plaintext.
         """
         head, ciphertext = _read_parts(path)
+        return self._opened(head, ciphertext, associated, out, path)
+
+    def seal(self, plaintext: bytes, associated: bytes) -> bytes:
+        """Return what :meth:`write` would write."""
+        return b"".join(self._sealed(memoryview(plaintext), associated))
+
+    def unseal(self, content: bytes, associated: bytes, source: Path) -> memoryview:
+        """Check and decrypt what :meth:`seal` returned.
+
+        Args:
+            content: From anywhere.
+            associated: What it must be.
+            source: Where it is from, for messages.
+
+        Raises:
+            VaultError: It is no such file, was changed, is another one, or is under another key.
+        """
+        if len(content) < _HEAD_BYTES + gcm.TAG_BYTES or not content.startswith(_MAGIC):
+            raise _no_file(source)
+        return self._opened(content[:_HEAD_BYTES], memoryview(content)[_HEAD_BYTES:], associated, None, source)
+
+    def _opened(
+        self, head: bytes, ciphertext: memoryview, associated: bytes, out: gcm.Bytes | None, source: Path
+    ) -> memoryview:
         size = ciphertext.nbytes - gcm.TAG_BYTES
         target = gcm.empty(size) if out is None else _flat(out)
         if target.nbytes != size or (target.readonly and size):
@@ -150,7 +161,7 @@ class Vault:
             gcm.open_into(self.key, head[len(_MAGIC) :], ciphertext, _MAGIC + associated, target)
         except InvalidTag:
             raise VaultError(
-                f"{path} does not open: it was changed, is another file, or belongs to another key",
+                f"{source} does not open: it was changed, is another file, or belongs to another key",
                 advice="Restore the file, or the vault's key file, from its backup.",
             ) from None
         return target
@@ -175,7 +186,7 @@ def change_passphrase(key_file: Path, before: str | None, after: str | None) -> 
         VaultError: ``before`` does not open the file, or it cannot be written; then it is as it was.
     """
     key = Vault.open(key_file, before).key
-    replace(key_file, [_wrap(key, after)], error=VaultError)
+    replace(key_file, [wrap(key, after)], error=VaultError)
 
 
 def _read_parts(path: Path) -> tuple[bytes, memoryview]:
@@ -187,7 +198,7 @@ def _read_parts(path: Path) -> tuple[bytes, memoryview]:
             size = found.st_size - _HEAD_BYTES
             head = file.read(_HEAD_BYTES)
             if size < gcm.TAG_BYTES or not head.startswith(_MAGIC):
-                raise VaultError(f"{path} is no file of a vault", expected="BOTTEGA, version 1")
+                raise _no_file(path)
             ciphertext = gcm.empty(size)
             taken = file.readinto(ciphertext)
     except OSError as problem:
@@ -198,54 +209,8 @@ def _read_parts(path: Path) -> tuple[bytes, memoryview]:
     return head, ciphertext
 
 
-def _wrap(key: bytes, passphrase: str | None) -> bytes:
-    """Write a key file: JSON, with the key in base64, bare or encrypted under the passphrase."""
-    document: dict[str, object] = {"version": _KEY_FILE_VERSION, "wrapping": "none"}
-    if passphrase is not None:
-        salt = os.urandom(_SALT_BYTES)
-        wrapped = gcm.empty(len(key) + gcm.TAG_BYTES)
-        # The salt is new, so the key made from it encrypts this one message.
-        gcm.seal_into(_stretch(passphrase, salt), gcm.SINGLE_USE_NONCE, memoryview(key), _WRAP_DOMAIN, wrapped)
-        document |= {"wrapping": "scrypt", "salt": base64.b64encode(salt).decode()}
-        key = bytes(wrapped)
-    return json.dumps(document | {"key": base64.b64encode(key).decode()}).encode() + b"\n"
-
-
-def _unwrap(content: bytes, passphrase: str | None, key_file: Path) -> bytes:
-    try:
-        document = json.loads(content)
-        version, wrapping = document["version"], document["wrapping"]
-        key = base64.b64decode(document["key"], validate=True)
-        salt = base64.b64decode(document["salt"], validate=True) if wrapping == "scrypt" else b""
-    except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
-        raise VaultError(f"{key_file} holds no key of a vault") from None
-    wanted = "none" if passphrase is None else "scrypt"
-    if version != _KEY_FILE_VERSION or wrapping != wanted:
-        raise VaultError(
-            f"{key_file} is not kept that way",
-            got=f"version {version}, wrapping {wrapping}",
-            expected=f"version {_KEY_FILE_VERSION}, wrapping {wanted}",
-            advice=_WAYS[wrapping == "scrypt"],
-        )
-    if passphrase is not None:
-        key = _decrypt_key(key, _stretch(passphrase, salt), key_file)
-    if len(key) != gcm.KEY_BYTES:
-        raise VaultError(f"the key in {key_file} is damaged", got=f"{len(key)} bytes", expected=gcm.KEY_BYTES)
-    return key
-
-
-def _decrypt_key(wrapped: bytes, stretched: bytes, key_file: Path) -> bytes:
-    key = gcm.empty(gcm.KEY_BYTES)
-    try:
-        gcm.open_into(stretched, gcm.SINGLE_USE_NONCE, memoryview(wrapped), _WRAP_DOMAIN, key)
-    except (InvalidTag, ValueError):
-        raise VaultError(f"the passphrase does not open {key_file}", advice="Give the one it was made with.") from None
-    return bytes(key)
-
-
-@lru_cache(maxsize=4)  # half a second each, and a command opens its vault several times
-def _stretch(passphrase: str, salt: bytes) -> bytes:
-    return Scrypt(salt=salt, length=gcm.KEY_BYTES, n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P).derive(passphrase.encode())
+def _no_file(path: Path) -> VaultError:
+    return VaultError(f"{path} is no file of a vault", expected="BOTTEGA, version 1")
 
 
 def _flat(buffer: gcm.Bytes) -> memoryview:

@@ -11,6 +11,8 @@ import typer
 from common.logs import Level, carried_out, set_up_logs
 from common.paths import ServerHome
 from common.settings import read_toml
+from security.cli_passphrase import add_passphrase
+from server.cli_backup import add_backup
 from server.cli_health import add_health
 from server.cli_members import add_commands
 from server.cli_runs import run_app
@@ -28,6 +30,8 @@ Home = Annotated[Path, typer.Option(help="The server's home folder.")]
 
 add_commands(server_app)
 add_health(server_app)
+add_backup(server_app)
+add_passphrase(server_app, "server", lambda home: [ServerHome(home), ServerHome(home).operator])
 
 
 @server_app.command("init")

@@ -102,6 +102,32 @@ class Desk:
         roster, signed = self._house.published
         return b"" if roster.version == known_version else signed
 
+    def take_back(self, signed: bytes) -> int:
+        """Take a roster that this server signed and then lost, as one that was restored from a backup has.
+
+        Args:
+            signed: As a member accepted it last.
+
+        Returns:
+            The version of the roster that now holds.
+
+        Raises:
+            IdentityError: This server did not sign it, or it may not follow on the roster that holds.
+        """
+        before = self._house.roster
+        after = self._house.adopt(signed)
+        if after.version == before.version:
+            return after.version
+        log.warning("a member had a later roster: version %d, this server's was %d", after.version, before.version)
+        for member in after.members:
+            if member.id.role is not Role.SITE:
+                continue
+            if member.active:
+                self._connect(member)
+            else:
+                self._disconnect(member.keys.supernode)
+        return after.version
+
     def invite(self, role: Role, name: str, ttl: dt.timedelta, *, auto_approve: bool) -> Invitation:
         """Invite somebody under a name.
 

@@ -144,6 +144,8 @@ class RoleGate(Gate):
             the old keys may be in other hands.
         retried: The call by which a member goes over to new keys. Its answer may have been lost on the way, so it
             may be made again with the certificate of one generation before.
+        returned: The call by which the server learns of members that it has forgotten. Whoever holds a certificate
+            of the federation may make it.
         limit: As in :class:`Gate`.
         listening: As in :class:`Gate`.
     """
@@ -154,12 +156,13 @@ class RoleGate(Gate):
         active: Callable[[SpiffeId], bool],
         generation: Callable[[SpiffeId], int],
         retried: str,
+        returned: str,
         limit: RateLimit,
         listening: Listening,
     ) -> None:
         super().__init__(limit, listening)
         self._allowed, self._active = allowed, active
-        self._generation, self._retried = generation, retried
+        self._generation, self._retried, self._returned = generation, retried, returned
 
     def _known_as(self, context: grpc.ServicerContext) -> str:
         return str(caller(context))
@@ -172,6 +175,8 @@ class RoleGate(Gate):
             return Refusal(grpc.StatusCode.UNAUTHENTICATED, "the certificate has run out")
         if who.role not in self._allowed.get(method, frozenset()):
             return Refusal(grpc.StatusCode.PERMISSION_DENIED, f"a {who.role} may not do this")
+        if method == self._returned:
+            return None
         if not self._active(who):
             return Refusal(grpc.StatusCode.PERMISSION_DENIED, f"{who.name} is not an active member")
         behind = self._generation(who) - generation_of(certificate)

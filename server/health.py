@@ -83,7 +83,12 @@ def server_checks(home: ServerHome) -> list[tuple[str, Check]]:
         ("settings", patient.settings_fit),
         (
             "permissions",
-            lambda: modes((home.root, home.keys, home.flower, home.runs, *home.operator.folders), home.keys),
+            lambda: modes(
+                (home.root, home.keys, home.flower, home.runs, *home.operator.folders),
+                home.keys,
+                home.vault_key,
+                home.database,
+            ),
         ),
         ("keys", patient.keys),
         ("authority", patient.authority),

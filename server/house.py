@@ -16,7 +16,7 @@ from security.identity import Identity, Peer
 from security.key_folder import KeyFolder, open_key_folder
 from security.keys import load_tls_key
 from security.names import Role, SpiffeId
-from security.roster import Member, Roster, sign_roster
+from security.roster import Member, Roster, open_roster, sign_roster
 from security.succession import keep_roster
 from server.published import Published, RosterFile
 from server.settings import ServerSettings
@@ -92,11 +92,39 @@ class House:
 
         Raises:
             IdentityError: ``change`` refuses, or sites would; nothing is changed.
-            HomeError: The home cannot be written.
+            HomeError: The home cannot be written, or was restored (:meth:`check_settled`).
         """
+        self.check_settled()
         with locked(self.home.roster_lock, error=HomeError):
             signed = sign_roster(change(self.roster), self.identity)
             return keep_roster(self.home.roster, signed, self.identity.peer)
+
+    def adopt(self, signed: bytes) -> Roster:
+        """Keep a roster that this server signed, if it is later than the one that holds, and may follow on it.
+
+        Raises:
+            IdentityError: This server did not sign it, or it may not follow; nothing is changed.
+            HomeError: The home cannot be written.
+        """
+        with locked(self.home.roster_lock, error=HomeError):
+            known, offered = self.roster, open_roster(signed, self.identity.peer)
+            if offered.version <= known.version:
+                return known
+            return keep_roster(self.home.roster, signed, self.identity.peer)
+
+    def check_settled(self) -> None:
+        """Refuse a step that must rest on the latest roster while it may not be the latest.
+
+        Raises:
+            HomeError: The home was restored from a backup, and nobody has said since that all have called.
+        """
+        if self.home.restored.exists():
+            raise HomeError(
+                "this server was restored from a backup, and members may know a later roster",
+                got=f"version {self.roster.version}",
+                advice="Start it and wait until its members have called; what they know they bring back. Then run "
+                "`bottega server restored`.",
+            )
 
 
 def open_house(home: ServerHome) -> House:

@@ -20,6 +20,7 @@ from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from security.grpc_tls import refuse_old_tls
 from security.names import Role, SpiffeId, shown
+from security.roster import MAX_ROSTER_BYTES
 from server.applicants import Applicant, Status
 from server.desk import Desk
 from server.gate import Interceptor, OpenGate, RoleGate, caller
@@ -47,12 +48,13 @@ ALLOWED: Mapping[str, frozenset[Role]] = MappingProxyType(
         _SERVICE + "ListRuns": _OPERATORS | {Role.AUDITOR},
         _SERVICE + "ShowRun": _OPERATORS | {Role.AUDITOR},
         _SERVICE + "Rotate": _MEMBERS,
+        _SERVICE + "ReturnRoster": _MEMBERS,
     }
 )
 """Who may call what; what is not here nobody may call."""
 
-MOST_REGISTRY_BYTES = 2**20
-"""The longest message to the registry: 1 MiB."""
+MOST_REGISTRY_BYTES = MAX_ROSTER_BYTES + 2**10
+"""The longest message to the registry: a roster that comes back."""
 
 MOST_DOOR_BYTES = 2**15
 """The longest message to the door: 32 KiB, twice the longest join request."""
@@ -141,6 +143,10 @@ class RegistryService(rpc.RegistryServicer):
         certificate = self._desk.rotate(caller(context), request.rotation, request.csr)
         return pb.RotateAnswer(certificate=certificate.public_bytes(Encoding.DER), roster=self._desk.roster(0))
 
+    def ReturnRoster(self, request: pb.ReturnRosterCall, context: grpc.ServicerContext) -> pb.ReturnRosterAnswer:  # noqa: ARG002, N802
+        """Take back a roster of this server's that the server itself has lost."""
+        return pb.ReturnRosterAnswer(version=self._desk.take_back(request.roster))
+
     def _row(self, applicant: Applicant) -> pb.MemberRow:
         return member_row(self._desk.federation, applicant)
 
@@ -184,7 +190,8 @@ def serve_registry(
         ProcessError: The port is taken, or TLS 1.2 would be spoken on it.
     """
     limit, listening = limit or RateLimit(per_second=50, burst=200), Listening(_MOST_SILENT, _PATIENCE_S)
-    gate = RoleGate(ALLOWED, desk.is_active, desk.generation, _SERVICE + "Rotate", limit, listening)
+    exempt = _SERVICE + "Rotate", _SERVICE + "ReturnRoster"
+    gate = RoleGate(ALLOWED, desk.is_active, desk.generation, *exempt, limit, listening)
     server = _server([*seen, gate], MOST_REGISTRY_BYTES, _MOST_MEMBERS, _MEMBERS_IDLE_MS)
     rpc.add_RegistryServicer_to_server(RegistryService(desk), server)
     return server, _opened(server, address, credentials)

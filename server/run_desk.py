@@ -38,8 +38,10 @@ class RunDesk:
             RunError: There is a run of that id.
             ProcessError: The server does not run, or Flower refuses the run.
         """
+        house = open_house(self._home)
+        house.check_settled()
         control = self._control()
-        order = open_order(signed, open_house(self._home).roster)
+        order = open_order(signed, house.roster)
         if order.operator != caller:
             raise OrderError("an order is brought by who signed it", got=caller, expected=order.operator)
         with Store(self._home.database) as store:
@@ -56,6 +58,8 @@ class RunDesk:
             OrderError: Its operator is no longer an active one.
             ProcessError: The server does not run, or Flower refuses the run.
         """
+        house = open_house(self._home)
+        house.check_settled()
         control = self._control()
         with Store(self._home.database) as store:
             row = store.run(run)
@@ -63,7 +67,7 @@ class RunDesk:
                 raise RunError("the run has finished", got=run, advice="Start a new run with `bottega run start`.")
             if row.flower is not None and run_status(control, int(row.flower)).status in _AT_WORK:
                 raise RunError("the run is running", got=run, advice="Follow it with `bottega run watch`.")
-            open_order(row.order, open_house(self._home).roster)
+            open_order(row.order, house.roster)
             store.start_run(run, row.order)
             return _submitted(store, control, run)
 
@@ -74,6 +78,8 @@ class RunDesk:
             RunError: There is no such run, or it does not run.
             ProcessError: The server does not run, or Flower refuses.
         """
+        house = open_house(self._home)
+        house.check_settled()
         control = self._control()
         with Store(self._home.database) as store:
             row = store.run(run)

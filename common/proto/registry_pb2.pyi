@@ -199,6 +199,46 @@ class RenewAnswer(_message.Message):
 Global___RenewAnswer: _TypeAlias = RenewAnswer  # noqa: Y015
 
 @_typing.final
+class ReturnRosterCall(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROSTER_FIELD_NUMBER: _builtins.int
+    roster: _builtins.bytes
+    """signed; as the caller accepted it last"""
+    def __init__(
+        self,
+        *,
+        roster: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["roster", b"roster"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReturnRosterCall: _TypeAlias = ReturnRosterCall  # noqa: Y015
+
+@_typing.final
+class ReturnRosterAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """of the roster that the server has now"""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReturnRosterAnswer: _TypeAlias = ReturnRosterAnswer  # noqa: Y015
+
+@_typing.final
 class RotateCall(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

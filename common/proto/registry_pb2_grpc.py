@@ -223,6 +223,11 @@ class RegistryStub:
                 request_serializer=common_dot_proto_dot_registry__pb2.RotateCall.SerializeToString,
                 response_deserializer=common_dot_proto_dot_registry__pb2.RotateAnswer.FromString,
                 _registered_method=True)
+        self.ReturnRoster = channel.unary_unary(
+                '/bottega.v1.Registry/ReturnRoster',
+                request_serializer=common_dot_proto_dot_registry__pb2.ReturnRosterCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.ReturnRosterAnswer.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -313,6 +318,12 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReturnRoster(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -385,6 +396,11 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.Rotate,
                     request_deserializer=common_dot_proto_dot_registry__pb2.RotateCall.FromString,
                     response_serializer=common_dot_proto_dot_registry__pb2.RotateAnswer.SerializeToString,
+            ),
+            'ReturnRoster': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReturnRoster,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.ReturnRosterCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.ReturnRosterAnswer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -766,6 +782,33 @@ class Registry:
             '/bottega.v1.Registry/Rotate',
             common_dot_proto_dot_registry__pb2.RotateCall.SerializeToString,
             common_dot_proto_dot_registry__pb2.RotateAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReturnRoster(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/ReturnRoster',
+            common_dot_proto_dot_registry__pb2.ReturnRosterCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.ReturnRosterAnswer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,7 @@ class RegistryStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListRunsCall, _registry_pb2.ListRunsAnswer]
     ShowRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]
     Rotate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]
+    ReturnRoster: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReturnRosterCall, _registry_pb2.ReturnRosterAnswer]
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -104,6 +105,7 @@ class RegistryAsyncStub(RegistryStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListRunsCall, _registry_pb2.ListRunsAnswer]  # type: ignore[assignment]
     ShowRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]  # type: ignore[assignment]
     Rotate: _aio.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]  # type: ignore[assignment]
+    ReturnRoster: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReturnRosterCall, _registry_pb2.ReturnRosterAnswer]  # type: ignore[assignment]
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """On the mTLS port. Who may call what: server/registry.py, checked per call."""
@@ -205,5 +207,12 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RotateCall,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RotateAnswer, _abc.Awaitable[_registry_pb2.RotateAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def ReturnRoster(
+        self,
+        request: _registry_pb2.ReturnRosterCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ReturnRosterAnswer, _abc.Awaitable[_registry_pb2.ReturnRosterAnswer]]: ...
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
