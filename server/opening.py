@@ -11,7 +11,7 @@ from server.applicants import Applicants
 from server.desk import Addresses, Desk
 from server.house import House, open_house
 from server.ports import read_ports
-from server.superlink import register_supernode, unregister_supernode
+from server.supernodes import register_supernode, unregister_supernode
 
 
 def open_desk(home: ServerHome) -> Desk:

@@ -25,25 +25,21 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import FastAPI
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, Status
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
 from flwr.supercore.constant import NodeStatus
-from flwr.supercore.control import ControlHttpClient
 from flwr.superlink.main import create_app
 from starlette.types import ASGIApp
 
-from common.errors import IdentityError, ProcessError
+from common.errors import ProcessError
 from common.logs import ChildLines
 from common.processes import ChildProcess, Supervisor, flower_environment
 from security.https_tls import server_context
-from server.control import control
 from server.doors import Door, FleetDoor, Newcomers
 from server.fleet_gate import FleetGate
-from server.supernodes import flower_key
+from server.supernodes import flower_key, spent
 
 log = logging.getLogger("bottega.superlink")
 
 _SHUTDOWN_S = 3
-_UNCHANGED = "the SuperLink did not take the change of its SuperNodes"
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ def _register(app: FastAPI, supernodes: Mapping[str, bytes]) -> None:
             try:
                 state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, HEARTBEAT_DEFAULT_INTERVAL, name=name)
             except ValueError:
-                raise _spent(name) from None
+                raise spent(name) from None
 
 
 def _end_earlier_runs(app: FastAPI) -> None:
@@ -139,64 +135,6 @@ def _end_earlier_runs(app: FastAPI) -> None:
     state = app.state.linkstate_factory.state()
     for run in state.get_run_info(statuses=[Status.PENDING, Status.STARTING, Status.RUNNING]):
         state.stop_run(run.run_id)
-
-
-def register_supernode(control_address: str, name: str, public_key: bytes) -> int:
-    """Let a SuperNode connect to a running SuperLink, and return Flower's number for it. Doing it twice does nothing.
-
-    It stays known only while the roster has the key too: the next start goes by the roster.
-
-    Args:
-        control_address: Host and port of the Control API, on loopback.
-        name: The site's.
-        public_key: What it signs with: an OpenSSH public key, ECDSA P-384.
-
-    Raises:
-        IdentityError: It is no such key, or the key was let go before.
-        ProcessError: The SuperLink cannot be reached, or refuses.
-    """
-    key = flower_key(public_key)
-    with control(control_address, _UNCHANGED) as client:
-        known = _nodes(client).get(key)
-        if known is None:
-            request = RegisterNodeRequest(public_key=key, name=name)
-            return int(client.RegisterNode(request).node_id)
-        number, status = known
-    if status == NodeStatus.UNREGISTERED:
-        raise _spent(name)
-    return number
-
-
-def unregister_supernode(control_address: str, public_key: bytes) -> None:
-    """Let a SuperNode go: its next request is refused, and Flower never takes its key again. Twice does nothing.
-
-    Args:
-        control_address: Host and port of the Control API, on loopback.
-        public_key: What it signs with: an OpenSSH public key, ECDSA P-384.
-
-    Raises:
-        IdentityError: It is no such key.
-        ProcessError: The SuperLink cannot be reached, or refuses.
-    """
-    key = flower_key(public_key)
-    with control(control_address, _UNCHANGED) as client:
-        number, status = _nodes(client).get(key, (0, NodeStatus.UNREGISTERED))
-        if status != NodeStatus.UNREGISTERED:
-            client.UnregisterNode(UnregisterNodeRequest(node_id=number))
-
-
-def _nodes(client: ControlHttpClient) -> dict[bytes, tuple[int, str]]:
-    """Return Flower's number and status of every node that it knows or knew, by public key."""
-    return {n.public_key: (int(n.node_id), n.status) for n in client.ListNodes(ListNodesRequest()).nodes_info}
-
-
-def _spent(name: str) -> IdentityError:
-    # Flower's table of nodes holds each public key once, for good, also those of nodes that were let go.
-    return IdentityError(
-        "a SuperNode's key was let go before, and Flower takes no such key again",
-        got=name,
-        advice="Make a new SuperNode key at the site and hand over its public half.",
-    )
 
 
 async def _serve(

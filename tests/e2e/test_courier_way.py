@@ -32,7 +32,7 @@ from server.bundle import run_status, stop_run, submit_run
 from server.founding import add_site, found
 from server.ports import read_ports
 from server.settings import ServerSettings
-from server.superlink import register_supernode, unregister_supernode
+from server.supernodes import register_supernode, unregister_supernode
 from tests.e2e.test_superlink import server_process
 
 HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ from flwr.superlink.main import create_app
 
 from common.errors import IdentityError, ProcessError
 from security.keys import create_supernode_key
-from server.superlink import _bound, _register, register_supernode, unregister_supernode
-from server.supernodes import flower_key
+from server.superlink import _bound, _register
+from server.supernodes import flower_key, register_supernode, unregister_supernode
 
 
 @pytest.fixture
