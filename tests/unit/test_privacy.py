@@ -38,7 +38,7 @@ def test_a_row_within_the_bound_is_added_as_it_is() -> None:
 
 def test_a_row_over_the_bound_is_scaled_to_it() -> None:
     total = clip_and_sum(rows([30.0, 40.0]), BOUND).total
-    assert torch.allclose(total, torch.tensor([0.3, 0.4]), rtol=1e-5)
+    assert torch.allclose(total, torch.tensor([0.3, 0.4]), rtol=2e-5)
     assert float(torch.linalg.vector_norm(total.double())) <= BOUND
 
 
