@@ -89,7 +89,8 @@ def _norms(rows: Tensor) -> Tensor:
     whole = rows.shape[1] // _BLOCK * _BLOCK
     blocks = torch.linalg.vector_norm(rows[:, :whole].reshape(len(rows), -1, _BLOCK), dim=2)
     rest = torch.linalg.vector_norm(rows[:, whole:], dim=1, keepdim=True)
-    return torch.linalg.vector_norm(torch.cat([blocks, rest], dim=1).double(), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(torch.cat([blocks, rest], dim=1).double(), dim=1)
+    return norms
 
 
 def _factors(norms: Tensor, bound: float) -> Tensor:

@@ -6,6 +6,7 @@ moment loses nothing that was said to be kept.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -32,8 +33,7 @@ class Database:
     def __init__(self, file: Path, schema: str) -> None:
         self._lock = threading.Lock()
         try:
-            # SQLite gives the files beside it, which hold parts of it, the mode of this one.
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT, PRIVATE))
+            _make(file)
             self._db = sqlite3.connect(file, isolation_level=None, check_same_thread=False, timeout=30)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -71,3 +71,13 @@ class Database:
     def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
+
+
+def _make(file: Path) -> None:
+    """Make an empty file for its owner alone. SQLite gives the files beside it, which hold parts of it, the same mode.
+
+    A file that is there must not even be opened: closing it would take away the locks that this process holds on it
+    (sqlite.org/howtocorrupt.html, 2.2), and another process would then throw away what was written and not yet moved.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))

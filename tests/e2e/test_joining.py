@@ -96,6 +96,17 @@ def approved_once_it_waits(root: Path, name: str) -> str:
     raise AssertionError("nobody ever waited")
 
 
+def approved_by_the_studio_once_it_is_asked(root: Path, site: str, run: str) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        asked = json.loads(done("site", "runs", "--json", "--home", site, cwd=root).stdout)
+        if (run, "waiting") in {(row["run"], row["status"]) for row in asked}:
+            done("site", "approve-run", run, "--home", site, cwd=root)
+            return
+        time.sleep(0.3)
+    raise AssertionError("the studio was never asked")
+
+
 def test_init_again_changes_nothing(town: Town) -> None:
     before = {p: p.read_bytes() for p in town.home.keys.iterdir()}
     again = done("server", "init", "--home", "server", "--name", "another.name", cwd=town.root)
@@ -130,6 +141,9 @@ def test_a_damaged_token_is_told_before_any_network_is_touched(town: Town, damag
 
 
 def test_two_strangers_train_together_by_the_order_of_a_third_and_a_revoked_one_is_out_at_once(town: Town) -> None:
+    asks = next(iter(town.tokens))
+    with SiteHome(town.root / asks).settings.open("a") as settings:
+        settings.write("\n[rules]\nask = true\n")
     for name in town.tokens:
         start(town.root, town.supervisor, name, "site", "start", "--home", str(town.root / name))
     token = json.loads(
@@ -145,6 +159,7 @@ def test_two_strangers_train_together_by_the_order_of_a_third_and_a_revoked_one_
     assert json.loads(done("run", "list", "--json", cwd=town.root).stdout) == []
     # By an operator whom the sites' rosters do not name yet: they fetch the newest when they are asked.
     started = json.loads(done("run", "start", "run.toml", "--json", "--home", "anna", cwd=town.root).stdout)["run"]
+    approved_by_the_studio_once_it_is_asked(town.root, asks, started)
     *rounds, end = map(
         json.loads, done("run", "watch", started, "--json", "--home", "anna", cwd=town.root).stdout.splitlines()
     )

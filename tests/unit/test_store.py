@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,24 @@ def test_a_run_is_remembered_across_connections(store: Store, tmp_path: Path) ->
     assert [(r.round, r.outcome, r.asked, r.adapter_digest) for r in again.rounds("r1")] == [
         (1, "aggregated", 4, "d" * 64)
     ]
+
+
+def test_what_another_process_reads_and_leaves_takes_nothing_of_ours_away(store: Store, tmp_path: Path) -> None:
+    """It would, if we had opened the file once beside SQLite: its locks go when any handle of this process closes."""
+    Store(tmp_path / "bottega.db").submitted("r1", 1)
+    look = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM runs'); db.close()"
+    subprocess.run([sys.executable, "-c", look, str(tmp_path / "bottega.db")], check=True)
+    store.open_round("r1", 1, "train", 4)
+    count = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM rounds').fetchone())"
+    seen = subprocess.run(
+        [sys.executable, "-c", count, str(tmp_path / "bottega.db")], check=True, capture_output=True, text=True
+    )
+    assert seen.stdout.strip() == "1"
+
+
+def test_the_store_is_its_owners_alone(store: Store, tmp_path: Path) -> None:
+    store.open_round("r1", 1, "train", 4)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
 
 
 def test_an_open_round_is_not_the_last_closed(store: Store) -> None:
