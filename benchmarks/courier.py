@@ -27,7 +27,8 @@ import numpy as np
 
 from benchmarks.reporting import Bar, finish, table
 from benchmarks.round_overhead import EchoBench
-from client.agent import AgentService, SiteAgent, serve
+from client.agent import AgentService, SiteAgent
+from client.agent_socket import serve
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack
 from common.errors import ProcessError

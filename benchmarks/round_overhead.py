@@ -40,7 +40,8 @@ import numpy as np
 
 from benchmarks.aggregation import attention_schema
 from benchmarks.reporting import Bar, finish, table
-from client.agent import AgentService, SiteAgent, serve
+from client.agent import AgentService, SiteAgent
+from client.agent_socket import serve
 from client.settings import SiteSettings
 from client.settling import join, known_roster
 from client.supernode import supernode

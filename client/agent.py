@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +19,6 @@ import grpc
 from client.approvals import Approvals
 from client.work import Answer, Bench, Job
 from common.errors import AgentError, BottegaError, EnvelopeError
-from common.paths import MOST_SOCKET_BYTES
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
 from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter, seal_body, seal_letter
@@ -39,8 +36,6 @@ TASK_LIFE_MS = 24 * 3_600_000
 
 MARGIN_S = 10.0
 """How long before a round's deadline waiting for the studio's word ends, so that the refusal still comes in time."""
-
-GRPC_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 
 
 class SiteAgent:
@@ -135,7 +130,7 @@ class SiteAgent:
             raise AgentError("the task asks for no known work", got=int(task.work), expected="to train or to measure")
         order = self._believed(task.order)
         order.check_asks(self.identity.id, header.run, header.round_number)
-        return Job(order, task.work, header.round_number)
+        return Job(order, task.work, header.round_number, task.told if task.HasField("told") else None)
 
     def _believed(self, signed: bytes) -> RunOrder:
         try:
@@ -168,53 +163,6 @@ class AgentService(rpc.SiteAgentServicer):
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.Status:  # noqa: ARG002, N802
         """Say what the agent is doing."""
         return self._status()
-
-
-def serve(service: AgentService, socket: Path) -> grpc.Server:
-    """Listen on ``socket`` (0600) and return the started server.
-
-    Raises:
-        AgentError: The path is too long for a socket, or another agent listens there.
-    """
-    if len(str(socket).encode()) > MOST_SOCKET_BYTES:
-        raise AgentError(
-            "the home's path is too long for a UNIX socket",
-            got=f"{len(str(socket).encode())} bytes",
-            expected=f"at most {MOST_SOCKET_BYTES}",
-            advice="Move the home to a shorter path.",
-        )
-    if socket.exists():
-        if is_alive(socket):
-            raise AgentError("another agent already serves this home", advice="Stop it first, or use its answer.")
-        socket.unlink()  # left over from a crash: nobody listens
-    server = grpc.server(ThreadPoolExecutor(max_workers=16), options=GRPC_OPTIONS)  # most of them may wait for a person
-    rpc.add_SiteAgentServicer_to_server(service, server)
-    before = os.umask(0o177)  # the socket is born 0600; a chmod afterwards would leave a moment in between
-    try:
-        server.add_insecure_port(f"unix:{socket}")
-    except RuntimeError as cause:
-        raise AgentError("the agent's socket cannot be opened", got=str(socket)) from cause
-    finally:
-        os.umask(before)
-    server.start()
-    return server
-
-
-def is_alive(socket: Path) -> bool:
-    """Return whether an agent answers on ``socket``."""
-    return get_status(socket) is not None
-
-
-def get_status(socket: Path) -> pb.Status | None:
-    """Return the status of the agent on ``socket``; None when none answers within two seconds."""
-    if not socket.exists():
-        return None
-    with grpc.insecure_channel(f"unix:{socket}") as channel:
-        try:
-            status: pb.Status = rpc.SiteAgentStub(channel).GetStatus(pb.StatusRequest(), timeout=2)
-        except grpc.RpcError:
-            return None
-        return status
 
 
 def _remembered(file: Path) -> Remembered:

@@ -19,18 +19,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.budget_settings import BudgetSettings
+from client.units import Unit, UnitKind
 from common.errors import BottegaError
-from common.settings import Settings
 from security.accounting import Steps, epsilon_of, would_exceed
 from security.files import locked
+from security.noise import NoiseSource
 from security.vault import Vault
 
 BACKWARDS_MS = 300_000
 """How far the clock may be behind the record's newest entry: five minutes."""
+
+COUNT_EPSILON = 0.1
+"""What it costs, once, to tell how many units there are."""
+
+FEWEST = 20
+"""Fewer units, as told, are not trained on: no noise that hides one of so few leaves anything to learn."""
 
 _FIRST_HEAD = hashlib.sha256(b"bottega/v1/budget\x00").hexdigest()
 
@@ -39,17 +48,6 @@ class BudgetError(BottegaError):
     """The privacy budget does not allow it, or its record cannot be believed."""
 
     advice = "Nothing was trained. `bottega site budget` shows what is left."
-
-
-class BudgetSettings(Settings):
-    """What a site allows to be spent on its drawings, ever. Written here and nowhere else."""
-
-    epsilon: float
-    """For the lifetime of a drawing, over all runs."""
-    delta: float
-    """Below one over the number of units."""
-    epsilon_a_run: float | None = None
-    """For one run; no other limit than the whole when left out."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,33 @@ class Spend:
     at_ms: int
 
 
+@dataclass(frozen=True)
+class Count:
+    """A number of units that was told, with noise on it, as it stands in the record."""
+
+    kind: UnitKind
+    cohorts: tuple[int, ...]
+    told: int
+    at_ms: int
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a cohort has spent.
+
+    Attributes:
+        cohort: Its number.
+        drawings: How many there are in it.
+        spent: Epsilon, over all runs.
+        by_run: The rounds that were paid for in each run, and what they cost.
+    """
+
+    cohort: int
+    drawings: int
+    spent: float
+    by_run: dict[str, tuple[int, float]]
+
+
 class Budget:
     """The record in a folder.
 
@@ -90,7 +115,13 @@ class Budget:
         self._heads = [_FIRST_HEAD]
         self._cohort: dict[str, int] = {}
         self._spends: list[Spend] = []
+        self._counts: list[Count] = []
         self._read_on()
+
+    @property
+    def settings(self) -> BudgetSettings:
+        """What may be spent."""
+        return self._settings
 
     @property
     def head(self) -> Head:
@@ -118,57 +149,123 @@ class Budget:
 
     def spent(self, run: str | None = None) -> dict[int, float]:
         """Return the epsilon that each cohort has spent, in all or in one run."""
-        return {cohort: epsilon_of(self._history(cohort, run), self._settings.delta) for cohort in self._cohorts()}
+        return {cohort: self._epsilon({cohort}, run) for cohort in self._cohorts()}
 
-    def reserve(self, run: str, round_number: int, steps: Steps, units: Iterable[str], now_ms: int) -> frozenset[str]:
+    def report(self) -> list[Account]:
+        """Return what was spent, by cohort."""
+        self._read_on()
+        sizes = [*self._cohort.values()]
+        return [
+            Account(
+                cohort, sizes.count(cohort), epsilon, {run: self._of_run(cohort, run) for run in self._runs(cohort)}
+            )
+            for cohort, epsilon in self.spent().items()
+        ]
+
+    def count(self, kind: UnitKind, units: Sequence[Unit], source: NoiseSource, now_ms: int) -> int:
+        """Return how many units there are, with noise on it, so that it may be told.
+
+        The noise is two-sided geometric (Ghosh, Roughgarden and Sundararajan 2009, arXiv 0811.2841). It is drawn once
+        for the same cohorts and kept: asked again, the answer is the same and costs nothing.
+
+        Args:
+            kind: What is protected as one.
+            units: Those that are there.
+            source: Where the noise comes from.
+            now_ms: Unix time, milliseconds.
+
+        Raises:
+            BudgetError: It cannot be afforded, there are too few, delta is too large for so many, or the record cannot
+                be read or written.
+        """
+        with locked(self._folder / "lock", error=BudgetError):
+            cohorts = self._entered(units, now_ms)
+            told = next((one.told for one in self._counts if (one.kind, one.cohorts) == (kind, cohorts)), None)
+            if told is None:
+                if any(self._epsilon({c}) + COUNT_EPSILON > self._settings.epsilon for c in cohorts):
+                    raise self._spent_error()
+                told = max(1, len(units) + _two_sided_geometric(COUNT_EPSILON, source))
+                self._append({"kind": "count", "unit": kind, "cohorts": list(cohorts), "told": told, "at_ms": now_ms})
+        _check_enough(told, self._settings.delta)
+        return told
+
+    def reserve(
+        self, run: str, round_number: int, steps: Steps, units: Sequence[Unit], now_ms: int
+    ) -> tuple[Unit, ...]:
         """Spend what a round may cost, before it starts.
+
+        A unit has the past of all cohorts that any of its drawings is in: who adds drawings, or asks once by drawing
+        and once by artist, gains nothing.
 
         Args:
             run: The run's id.
             round_number: The round.
             steps: What will be done to each unit.
-            units: Digests of the units that are there.
+            units: Those that are there.
             now_ms: Unix time, milliseconds.
 
         Returns:
             The units that may be trained on; the others have nothing left.
 
         Raises:
-            BudgetError: None can afford it, delta is too large for so many units, the clock went backwards, or the
-                record cannot be read or written.
+            BudgetError: None can afford it, the clock went backwards, or the record cannot be read or written.
         """
-        there = sorted(set(units))
-        if not there or self._settings.delta >= 1 / len(there):
-            raise BudgetError(
-                "delta is too large for so few units", got=self._settings.delta, expected=f"below 1/{len(there)}",
-                advice="Lower `delta` in site.toml; with a delta of 1/n a mechanism may give one unit away whole.",
-            )  # fmt: skip
         with locked(self._folder / "lock", error=BudgetError):  # for runs that overlap
-            self._read_on()
-            self._check_clock(now_ms)
-            self._enrol([unit for unit in there if unit not in self._cohort], now_ms)
-            cohorts = sorted({self._cohort[unit] for unit in there})
-            afford = tuple(cohort for cohort in cohorts if self._affords(cohort, run, steps))
+            self._entered(units, now_ms)
+            pasts = {unit: frozenset(self._cohort[digest] for digest in unit.digests) for unit in units}
+            afford = {past for past in set(pasts.values()) if self._affords(past, run, steps)}
             if not afford:
-                raise BudgetError(
-                    "the privacy budget is spent", got=f"epsilon {max(self.spent().values()):.3f}",
-                    expected=f"at most {self._settings.epsilon:g} with this round",
-                )  # fmt: skip
+                raise self._spent_error()
+            paying = sorted(frozenset().union(*afford))
             self._append(
-                {"kind": "spend", "run": run, "round": round_number, "cohorts": list(afford), "at_ms": now_ms,
+                {"kind": "spend", "run": run, "round": round_number, "cohorts": paying, "at_ms": now_ms,
                  "multiplier": steps.multiplier, "rate": steps.rate, "count": steps.count}
             )  # fmt: skip
-        return frozenset(unit for unit in there if self._cohort[unit] in afford)
+        return tuple(unit for unit in units if pasts[unit] in afford)
 
-    def _affords(self, cohort: int, run: str, steps: Steps) -> bool:
-        whole, delta = self._settings.epsilon, self._settings.delta
-        if would_exceed(self._history(cohort), steps, whole, delta):
+    def _entered(self, units: Sequence[Unit], now_ms: int) -> tuple[int, ...]:
+        """Read what others wrote, enter drawings that are new, and return the cohorts of all that are there."""
+        there = sorted(frozenset().union(*(unit.digests for unit in units)))
+        if not there:
+            raise BudgetError("there is nothing to train on", got="0 drawings", expected="at least 1")
+        self._read_on()
+        self._check_clock(now_ms)
+        self._enrol([digest for digest in there if digest not in self._cohort], now_ms)
+        return tuple(sorted({self._cohort[digest] for digest in there}))
+
+    def _affords(self, past: Collection[int], run: str, steps: Steps) -> bool:
+        left, delta = self._settings.epsilon - self._pure(past), self._settings.delta
+        if would_exceed(self._history(past), steps, left, delta):
             return False
         a_run = self._settings.epsilon_a_run
-        return a_run is None or not would_exceed(self._history(cohort, run), steps, a_run, delta)
+        return a_run is None or not would_exceed(self._history(past, run), steps, a_run, delta)
 
-    def _history(self, cohort: int, run: str | None = None) -> list[Steps]:
-        return [spend.steps for spend in self._spends if cohort in spend.cohorts and run in {None, spend.run}]
+    def _epsilon(self, past: Collection[int], run: str | None = None) -> float:
+        pure = self._pure(past) if run is None else 0.0
+        return epsilon_of(self._history(past, run), self._settings.delta) + pure
+
+    def _pure(self, past: Collection[int]) -> float:
+        """Return what telling numbers of units cost: epsilon without a delta, which simply adds up."""
+        return COUNT_EPSILON * sum(not set(past).isdisjoint(one.cohorts) for one in self._counts)
+
+    def _history(self, past: Collection[int], run: str | None = None) -> list[Steps]:
+        return [
+            spend.steps
+            for spend in self._spends
+            if not set(past).isdisjoint(spend.cohorts) and run in {None, spend.run}
+        ]
+
+    def _runs(self, cohort: int) -> list[str]:
+        return list(dict.fromkeys(spend.run for spend in self._spends if cohort in spend.cohorts))
+
+    def _of_run(self, cohort: int, run: str) -> tuple[int, float]:
+        return len(self._history({cohort}, run)), self._epsilon({cohort}, run)
+
+    def _spent_error(self) -> BudgetError:
+        return BudgetError(
+            "the privacy budget is spent", got=f"epsilon {max(self.spent().values()):.3f}",
+            expected=f"at most {self._settings.epsilon:g} with this round",
+        )  # fmt: skip
 
     def _cohorts(self) -> list[int]:
         return sorted(set(self._cohort.values()))
@@ -178,7 +275,7 @@ class Budget:
             self._append({"kind": "units", "cohort": len(self._cohorts()), "units": new, "at_ms": now_ms})
 
     def _check_clock(self, now_ms: int) -> None:
-        newest = max((spend.at_ms for spend in self._spends), default=0)
+        newest = max([*(spend.at_ms for spend in self._spends), *(count.at_ms for count in self._counts)], default=0)
         if now_ms < newest - BACKWARDS_MS:
             raise BudgetError(
                 "the clock is behind the budget's record", got=f"{newest - now_ms} ms behind",
@@ -207,6 +304,8 @@ class Budget:
         entry = json.loads(plain)
         if entry["kind"] == "units":
             self._cohort |= dict.fromkeys(entry["units"], entry["cohort"])
+        elif entry["kind"] == "count":
+            self._counts.append(Count(entry["unit"], tuple(entry["cohorts"]), entry["told"], entry["at_ms"]))
         else:
             steps = Steps(entry["multiplier"], entry["rate"], entry["count"])
             cohorts = tuple(entry["cohorts"])
@@ -218,6 +317,25 @@ class Budget:
 
     def _place(self) -> bytes:
         return f"budget/{len(self._heads)}/{self._heads[-1]}".encode()
+
+
+def _two_sided_geometric(epsilon: float, source: NoiseSource) -> int:
+    """Draw a whole number: the difference of two geometric ones."""
+    first, second = (math.floor(math.log(u) / -epsilon) for u in source.uniforms(2))
+    return int(first - second)
+
+
+def _check_enough(told: int, delta: float) -> None:
+    if told < FEWEST:
+        raise BudgetError(
+            "there are too few drawings to hide one among them", got=f"about {told}", expected=f"at least {FEWEST}",
+            advice="Nothing was trained. Add drawings, or allow runs without privacy (rules.without_privacy).",
+        )  # fmt: skip
+    if delta >= 1 / told:
+        raise BudgetError(
+            "delta is too large for so many units", got=delta, expected=f"below 1/{told}",
+            advice="Lower `delta` in site.toml; with a delta of 1/n a mechanism may give one unit away whole.",
+        )  # fmt: skip
 
 
 def _check(settings: BudgetSettings) -> None:

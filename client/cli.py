@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Mapping
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,7 +21,7 @@ from client.cli_health import add_health
 from client.cli_runs import runs_app
 from common.errors import HomeError
 from common.logs import Level, carried_out, set_up_logs
-from common.paths import SiteHome
+from common.paths import SiteHome, SuperNodeHome
 from common.settings import read_toml
 from security.cli_passphrase import add_passphrase
 from security.names import Role, SpiffeId
@@ -38,17 +40,29 @@ add_passphrase(site_app, "site", lambda home: [SiteHome(home)])
 Home = Annotated[Path, typer.Option(help="The site's home folder.")]
 
 
+class Part(StrEnum):
+    """What of a site runs as a process of its own."""
+
+    AGENT = "agent"
+    SUPERNODE = "supernode"
+
+
 @site_app.command()
 def start(
     home: Home = Path("site"),
+    part: Annotated[
+        Part | None,
+        typer.Option(help="Start this one alone, as another user starts the other; a SuperNode has a home of its own."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Log one JSON object a line.")] = False,
     log_level: Annotated[Level, typer.Option(help="What is less is not logged.")] = Level.INFO,
 ) -> None:
-    """Start the site: its agent, and the courier that connects it with the federation.
+    """Start the site: its agent, and the SuperNode that connects it with the federation.
 
-    Stays in the foreground until Ctrl-C or SIGTERM, and logs to standard error.
+    Stays in the foreground until Ctrl-C or SIGTERM, and logs to standard error. Exits with 0 when
+    it was told to end, with 77 when the operator revoked the site, and with 1 for any other reason.
     """
-    from client.serving import run_site
+    from client.serving import run_site, run_supernode
 
     def ready(status: pb.Status) -> None:
         if not json_:
@@ -56,7 +70,12 @@ def start(
             typer.echo(f"\nNext: bottega site status --home {home}", err=True)
 
     set_up_logs(json_=json_, level=log_level)
-    code = carried_out(logging.getLogger("bottega.site"), lambda: run_site(SiteHome(home.absolute()), ready))
+    place = home.absolute()
+    if part is Part.SUPERNODE:
+        work = partial(run_supernode, SuperNodeHome(place))
+    else:
+        work = partial(run_site, SiteHome(place), ready, apart=part is Part.AGENT)
+    code = carried_out(logging.getLogger("bottega.site"), work)
     # A step of training may still be running in a thread. Its task is lost and is never answered twice, so nothing is
     # gained by waiting for it.
     sys.stdout.flush()
@@ -122,7 +141,7 @@ def rotate(home: Home = Path("site")) -> None:
 
     Cut off at any moment, the same command goes on where it stood.
     """
-    from client.agent import is_alive
+    from client.agent_socket import is_alive
     from client.rotation import rotate_keys
     from client.settings import SiteSettings
 
@@ -142,10 +161,19 @@ def status(
     home: Home = Path("site"),
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say whether the site's agent is up, and what it is doing."""
-    from client.agent import get_status
+    """Say whether the site's agent is up, what it is doing, and which runs wait for the studio's word.
 
-    found = get_status(SiteHome(home.absolute()).socket)
+    In the home of a SuperNode that runs apart it tells of that.
+    """
+    from client.agent_socket import get_status
+    from client.approvals import Approvals
+
+    place = SiteHome(home.absolute())
+    if not place.settings.exists() and SuperNodeHome(place.root).lock.exists():
+        _supernode_status(home, json_=json_)
+        return
+    found = get_status(place.socket)
+    waiting = [asked.run for asked in Approvals(place.approvals).list() if asked.status == "waiting"]
     if found is None:
         typer.echo(
             json.dumps({"up": False})
@@ -166,13 +194,35 @@ def status(
         "certificate_until": _time(standing.certificate_until_ms),
         "last_contact": _time(standing.last_contact_ms),
         "trouble": standing.trouble or None,
+        "waiting_runs": waiting,
     }
+    _show(facts, json_=json_)
+    if waiting:
+        typer.echo(f"\nNext: bottega site approve-run {waiting[-1]} --home {home} (or refuse-run)", err=True)
+
+
+def _supernode_status(home: Path, *, json_: bool) -> None:
+    from client.agent_socket import is_alive
+    from client.apart import is_held
+    from client.confinement import confinement_status
+
+    place = SuperNodeHome(home.absolute())
+    up = is_held(place.lock)
+    facts = {"up": up, "part": "supernode", "agent_answers": is_alive(place.socket)}
+    _show(facts | ({"confinement": confinement_status(place)} if up else {}), json_=json_)
+    if not up:
+        typer.echo(f"\nNext: bottega site start --part supernode --home {home}", err=True)
+        sys.exit(1)
+
+
+def _show(facts: Mapping[str, object], *, json_: bool) -> None:
     if json_:
         typer.echo(json.dumps(facts))
         return
     console = Console(highlight=False)
     for name, value in facts.items():
-        console.print(f"{name.replace('_', ' '):18} {'none' if value is None else value}", soft_wrap=True)
+        words = ", ".join(value) if isinstance(value, list) else value
+        console.print(f"{name.replace('_', ' '):18} {'none' if words in (None, '') else words}", soft_wrap=True)
 
 
 def _moved_in(settings: SiteSettings, home: Path) -> None:

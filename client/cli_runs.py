@@ -77,7 +77,7 @@ def _table(asked: Sequence[AskedRun]) -> Table:
         wish, settings = one.wish, one.wish.settings
         table.add_row(
             one.run, one.status, wish.operator, wish.base_digest[:8], str(settings.lora.rank),
-            str(settings.training.steps), str(settings.rounds), _local(one.asked_at_ms),
+            str(settings.steps), str(settings.rounds), _local(one.asked_at_ms),
         )  # fmt: skip
     return table
 

@@ -19,16 +19,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
-import client
-import common
-import security
 from client.landlock import KEEP, PROTECTS, READ, RUN, Access, abi, restrict
 from client.syscall_filter import can_filter, install_filter
 from common.errors import AgentError
 
 if TYPE_CHECKING:
-    from client.settings import SiteSettings
-    from common.paths import SiteHome
+    from client.supernode_settings import SuperNodeSettings
+    from common.paths import SiteHome, SuperNodeHome
 
 log = logging.getLogger("bottega.site")
 
@@ -92,7 +89,7 @@ class Plan:
         return cls(**json.loads(text))
 
 
-def plan(home: SiteHome, settings: SiteSettings, port: int, variables: Iterable[str]) -> Plan:
+def plan(home: SiteHome | SuperNodeHome, settings: SuperNodeSettings, port: int, variables: Iterable[str]) -> Plan:
     """Return what a site's SuperNode is allowed.
 
     Args:
@@ -114,7 +111,7 @@ def plan(home: SiteHome, settings: SiteSettings, port: int, variables: Iterable[
     )
 
 
-def check_confinement(home: SiteHome, settings: SiteSettings) -> None:
+def check_confinement(home: SiteHome | SuperNodeHome, settings: SuperNodeSettings) -> None:
     """Look ahead whether the SuperNode can be confined as the site wants; warn where it may run without.
 
     Raises:
@@ -156,7 +153,7 @@ def confine(plan: Plan) -> str:
     return json.dumps(asdict(facts))
 
 
-def confinement_status(home: SiteHome) -> str:
+def confinement_status(home: SiteHome | SuperNodeHome) -> str:
     """Return in one sentence how a site's SuperNode and couriers are confined.
 
     The launcher writes the facts once they hold, into a file that whatever runs after it cannot write to.
@@ -188,13 +185,13 @@ class _Facts:
         held = [what for since, what in PROTECTS if self.abi >= since]
         missed = [what for since, what in PROTECTS if self.abi < since]
         if not self.filtered:
-            missed += ["ways round the TCP ports", "modes of files"]
+            missed += ["ways round the TCP ports", "modes of files", "watching files", "shared memory", "limits"]
         missed += ["UDP"]
         shown = f"; not hidden: {' and '.join(self.exposed)}, beneath installed programs" if self.exposed else ""
         return f"Landlock ABI {self.abi}: {', '.join(held)}; not held back: {', '.join(missed)}{shown}"
 
 
-def _files(home: SiteHome) -> dict[Path, Access]:
+def _files(home: SiteHome | SuperNodeHome) -> dict[Path, Access]:
     etc = _ETC_OF_ROOT if os.geteuid() == 0 else _ETC
     files = dict.fromkeys(_programs(), RUN)
     files |= dict.fromkeys(map(Path, (*etc, *_FACTS)), READ)
@@ -204,7 +201,7 @@ def _files(home: SiteHome) -> dict[Path, Access]:
         files[resolver] = READ
     files[home.authority_certificate] = Access.READ_FILE
     files[home.supernode_key] = Access.READ_FILE
-    files[home.socket] = Access.RESOLVE_UNIX
+    files[home.socket.parent] = Access.RESOLVE_UNIX  # the folder: an agent that starts later makes a new socket
     files[home.flower] = KEEP
     files[home.flower / "programs"] = RUN
     return files
@@ -212,16 +209,16 @@ def _files(home: SiteHome) -> dict[Path, Access]:
 
 def _programs() -> set[Path]:
     """Return where Python, its packages and the system's programs lie; of bottega what a site's courier imports."""
-    ours = [Path(str(package.__file__)).parent for package in (client, common, security) if package.__file__]
+    ours = [Path(__file__).parents[1] / package for package in ("client", "common", "security")]
     python = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, Path(sys.executable).resolve().parent)
     installed = (name for name in sys.path if Path(name).name in {"site-packages", "dist-packages"})
     every: tuple[str | Path, ...] = (*_SYSTEM, *python, *sysconfig.get_paths().values(), *installed, *ours)
     return {Path(path) for path in every}
 
 
-def _exposed(home: SiteHome, settings: SiteSettings, files: Mapping[str, int]) -> tuple[str, ...]:
+def _exposed(home: SiteHome | SuperNodeHome, settings: SuperNodeSettings, files: Mapping[str, int]) -> tuple[str, ...]:
     shown = [Path(path).resolve() for path, right in files.items() if right & Access.READ_FILE]
-    private = {"the site's home": home.root, "the drawings": Path(settings.data)}
+    private = {"the site's home": home.root, **settings.private}
     return tuple(words for words, path in private.items() if any(path.resolve().is_relative_to(root) for root in shown))
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.agent import get_status
+from client.agent_socket import get_status
 from client.drawings import load_drawings
 from client.reasons import Skip
 from client.settings import SiteSettings

@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from client.hours import read_hours, zone_of
 from common.errors import BottegaError
-from common.settings import LoraSettings, Positive, Settings, TrainingSettings
+from common.settings import LoraSettings, Positive, PrivacySettings, Settings, TrainingSettings
 from security.names import shown
 
 Some = Field(min_length=1)
@@ -73,6 +73,14 @@ class HouseRules(Settings):
     most_seconds: PositiveFloat | None = None
     """Of training a round: what is not done by then is given up, and nothing of it leaves. No limit when left out."""
     most_learning_rate: PositiveFloat = 0.1
+    without_privacy: bool = False
+    """Take runs that train without differential privacy."""
+    most_epsilon: PositiveFloat | None = None
+    """What a private run may ask for; the site's budget (`[privacy]`) limits it in any case."""
+    protect: Literal["drawing", "artist"] = "drawing"
+    """What a private run must at least protect as one: a drawing, or all drawings of one artist."""
+    most_draws: Positive = 64
+    """Draws of noise a drawing in each step of a private run: what bounds the time of a step."""
     least_sites: Positive = 1
     """Sites without whose updates a round changes nothing."""
     hours: Annotated[tuple[str, ...], Some] = ()
@@ -111,11 +119,22 @@ class Asked:
     base_digest: str
     lora: LoraSettings
     training: TrainingSettings
+    privacy: PrivacySettings | Literal[False]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps a round."""
+        return self.privacy.steps if self.privacy else self.training.steps
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimiser."""
+        return self.privacy.learning_rate if self.privacy else self.training.learning_rate
 
     @property
     def batch(self) -> int:
-        """Drawings a step."""
-        return self.training.batch * self.training.accumulate
+        """Drawings a step. Of a private run it is not known: it is a matter of chance, and of how many there are."""
+        return 1 if self.privacy else self.training.batch * self.training.accumulate
 
 
 def check_rules(rules: HouseRules, asked: Asked, now: dt.datetime) -> None:
@@ -256,7 +275,7 @@ def check_rank(rules: HouseRules, asked: Asked) -> None:
 
 def check_steps(rules: HouseRules, asked: Asked) -> None:
     """Pass if a round has at most ``most_steps``."""
-    _at_most("most_steps", "so many steps a round", asked.training.steps, rules.most_steps)
+    _at_most("most_steps", "so many steps a round", asked.steps, rules.most_steps)
 
 
 def check_batch(rules: HouseRules, asked: Asked) -> None:
@@ -282,7 +301,7 @@ def check_examples(rules: HouseRules, asked: Asked) -> None:
     20 steps of 8, 4 accumulated   639                refused
     ============================== ================== ==========
     """
-    _at_most("most_examples", "so many drawings a round", asked.training.steps * asked.batch, rules.most_examples)
+    _at_most("most_examples", "so many drawings a round", asked.steps * asked.batch, rules.most_examples)
 
 
 def check_measured(rules: HouseRules, asked: Asked) -> None:
@@ -293,15 +312,48 @@ def check_measured(rules: HouseRules, asked: Asked) -> None:
     ============================== ================== ==========
     64 drawings, 4 draws           256                passes
     64 drawings, 5 draws           256                refused
+    anything, in a private run     any                passes
     ============================== ================== ==========
     """
-    measured = asked.training.held_out_most * asked.training.held_out_draws
+    measured = 0 if asked.privacy else asked.training.held_out_most * asked.training.held_out_draws
     _at_most("most_measured", "so many measured drawings a round", measured, rules.most_measured)
 
 
 def check_learning_rate(rules: HouseRules, asked: Asked) -> None:
     """Pass if the learning rate is at most ``most_learning_rate``."""
-    _at_most("most_learning_rate", "so large a learning rate", asked.training.learning_rate, rules.most_learning_rate)
+    _at_most("most_learning_rate", "so large a learning rate", asked.learning_rate, rules.most_learning_rate)
+
+
+def check_privacy(rules: HouseRules, asked: Asked) -> None:
+    """Pass if the run is private enough.
+
+    ============================== =================================== ==========
+    asked                          rules                               answer
+    ============================== =================================== ==========
+    without privacy                left out                            refused
+    without privacy                ``without_privacy = true``          passes
+    epsilon 8                      ``most_epsilon`` left out           passes
+    epsilon 8                      ``most_epsilon = 8``                passes
+    epsilon 8.1                    ``most_epsilon = 8``                refused
+    each drawing protected         ``protect = "drawing"``             passes
+    each artist protected          ``protect = "drawing"``             passes
+    each drawing protected         ``protect = "artist"``              refused
+    ============================== =================================== ==========
+    """
+    if not asked.privacy:
+        if not rules.without_privacy:
+            raise _forbidden("without_privacy", "training without privacy", "privacy = false", "privacy")
+        return
+    if rules.most_epsilon is not None:
+        _at_most("most_epsilon", "so large an epsilon", asked.privacy.epsilon, rules.most_epsilon)
+    if rules.protect == "artist" and asked.privacy.unit != "artist":
+        raise _forbidden("protect", "so little protection", f"each {asked.privacy.unit}", "each artist")
+
+
+def check_draws(rules: HouseRules, asked: Asked) -> None:
+    """Pass if a private run draws each unit at most ``most_draws`` times a step."""
+    if asked.privacy:
+        _at_most("most_draws", "so many draws a step", asked.privacy.multiplicity, rules.most_draws)
 
 
 def check_sites(rules: HouseRules, asked: Asked) -> None:
@@ -342,7 +394,7 @@ def check_hours(rules: HouseRules, now: dt.datetime) -> None:
 
 RULES: tuple[Callable[[HouseRules, Asked], None], ...] = (
     check_operator, check_base, check_targets, check_method, check_rank, check_steps, check_batch, check_examples,
-    check_measured, check_learning_rate, check_sites,
+    check_measured, check_learning_rate, check_privacy, check_draws, check_sites,
 )  # fmt: skip
 """Every rule about what is asked, as reported. The time is a rule of its own (:func:`check_hours`): it goes on."""
 

@@ -1,12 +1,13 @@
-"""Training with differential privacy: DP-SGD on the LoRA factors (arXiv 1607.00133), one gradient a drawing.
+"""Training with differential privacy: DP-SGD on the LoRA factors (arXiv 1607.00133), one gradient a unit.
 
-A step draws a Poisson sample of the drawings: each is in it with the same chance, on its own, and an empty sample is a
-step like any other. Each drawing's gradient is the mean over several draws of noise and timestep (noise multiplicity,
-DPDM, arXiv 2210.09929), which costs no privacy; then it is clipped, and noise is added once to the sum. However many
-drawings fit into memory at a time, the sum is that of the whole sample.
+A unit is a drawing, or all drawings of one artist (:mod:`client.units`). A step draws a Poisson sample of the units:
+each is in it with the same chance, on its own, and an empty sample is a step like any other. Each unit's gradient is
+the mean over several draws of noise and timestep (noise multiplicity, DPDM, arXiv 2210.09929), which costs no privacy;
+then it is clipped, and noise is added once to the sum. However many units fit into memory at a time, the sum is that of
+the whole sample.
 
-**What one drawing can change** is its own clipped gradient and nothing else: timesteps are spread evenly over the draws
-of one drawing, never over the batch, and no layer of the U-Net looks across drawings. The coins of sampling are as
+**What one unit can change** is its own clipped gradient and nothing else: timesteps are spread evenly over the draws
+of one unit, never over the batch, and no layer of the U-Net looks across drawings. The coins of sampling are as
 secret as the noise, since amplification by sampling holds only against who does not know them.
 """
 
@@ -14,7 +15,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 
 from client.dataset import TrainingSet
 from client.training import TrainingResult, example_losses
+from client.units import Unit
 from common.adapter_schema import Adapter
 from common.errors import PrivacyError, TrainingError
 from common.models import Base, LoraFactors
@@ -71,6 +74,8 @@ def train_privately(
     source: NoiseSource,
     after_step: Callable[[int], None] = lambda _: None,
     planted: Tensor | None = None,
+    units: Sequence[Unit] | None = None,
+    expected: float | None = None,
 ) -> TrainingResult:
     """Train the adapter for ``settings.steps`` private steps and return how it changed.
 
@@ -86,12 +91,15 @@ def train_privately(
             ``grad`` of the trained factors holds what the step released: the noised mean, in clips.
         planted: Gradients of drawings that do not exist, float32 ``[m, d]`` in schema order: they are sampled, clipped
             and noised like those of drawings (:mod:`client.privacy_audit`). No divisor counts them.
+        units: What is sampled and clipped as one; each row of the data on its own when left out.
+        expected: How many units a step is said to sample, what the sum is divided by. A number that may be known;
+            when left out, the rate times the number of units, which then is.
 
     Returns:
         The change. Its ``loss`` is NaN: a loss over drawings would tell of them.
 
     Raises:
-        TrainingError: There is nothing to train on.
+        TrainingError: There is nothing to train on, or the change is not finite.
         PrivacyError: The mechanism is out of range.
     """
     if len(data) == 0:
@@ -102,16 +110,19 @@ def train_privately(
     before = factors.read(lora.trained)
     parameters = factors.trained()
     optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    expected = mechanism.rate * len(data)
+    rows = [(row,) for row in range(len(data))] if units is None else [unit.rows for unit in units]
+    divisor = (mechanism.rate * len(rows) if expected is None else expected) * mechanism.clip
     with per_drawing_gradients(base.unet):
         for step in range(settings.steps):
-            clipped = _clipped(base, parameters, data, settings, mechanism, source, planted)
+            clipped = _clipped(base, parameters, data, rows, settings, mechanism, source, planted)
             noised = add_noise(clipped, mechanism.multiplier, source)
-            _set_gradients(parameters, noised.total / (expected * mechanism.clip))
+            _set_gradients(parameters, noised.total / divisor)
             optimiser.step()
             after_step(step + 1)
     delta = factors.read(lora.trained) - before
-    return TrainingResult(delta, math.nan, len(data), time.monotonic() - began)
+    if not np.isfinite(delta).all():
+        raise TrainingError("training diverged", got="a change that is not finite", expected="a smaller learning rate")
+    return TrainingResult(delta, math.nan, len(rows), time.monotonic() - began)
 
 
 def poisson_sample(count: int, rate: float, source: NoiseSource) -> Tensor:
@@ -139,20 +150,22 @@ def _clipped(
     base: Base,
     parameters: list[nn.Parameter],
     data: TrainingSet,
+    rows: Sequence[tuple[int, ...]],
     settings: TrainingSettings,
     mechanism: Mechanism,
     source: NoiseSource,
     planted: Tensor | None = None,
 ) -> Clipped:
-    drawings = len(data)
-    everything = drawings + (0 if planted is None else len(planted))
+    units = len(rows)
+    everything = units + (0 if planted is None else len(planted))
     sample = poisson_sample(everything, mechanism.rate, source)
     total = nothing(sum(p.numel() for p in parameters), mechanism.clip)
     for few in sample.split(mechanism.at_once) if len(sample) else ():
-        if len(own := few[few < drawings]):
-            gradients = _gradients(base, parameters, data, own, settings, mechanism.multiplicity, source)
+        if len(own := few[few < units]):
+            sampled = [rows[unit] for unit in own.tolist()]
+            gradients = _gradients(base, parameters, data, sampled, settings, mechanism.multiplicity, source)
             total = total + clip_and_sum(gradients, mechanism.clip)
-        if planted is not None and len(strange := few[few >= drawings] - drawings):
+        if planted is not None and len(strange := few[few >= units] - units):
             total = total + clip_and_sum(planted[strange], mechanism.clip)
     return total
 
@@ -161,14 +174,17 @@ def _gradients(
     base: Base,
     parameters: list[nn.Parameter],
     data: TrainingSet,
-    few: Tensor,
+    few: Sequence[tuple[int, ...]],
     settings: TrainingSettings,
     draws: int,
     source: NoiseSource,
 ) -> Tensor:
-    """Return the gradient of each drawing, the mean over its draws: float32 ``[len(few), d]``, on the CPU."""
-    chance = torch.Generator().manual_seed(int(source.uniforms(1)[0] * 2**53))
-    index = few.repeat_interleave(draws)
+    """Return the gradient of each unit, the mean over its draws: float32 ``[len(few), d]``, on the CPU.
+
+    Each draw is of one of the unit's rows, whichever chance says: so a unit of many drawings takes no longer.
+    """
+    chance, choice = (torch.Generator().manual_seed(int(seed * 2**53)) for seed in source.uniforms(2))
+    index = torch.cat([torch.tensor(rows)[torch.randint(len(rows), (draws,), generator=choice)] for rows in few])
     latents = data.latents(index, chance)
     words = data.text(index, torch.rand(len(index), generator=chance) < settings.caption_dropout)
     noise = torch.randn(latents.shape, generator=chance)
@@ -176,7 +192,9 @@ def _gradients(
     spread = (torch.arange(draws).repeat(len(few)) + torch.rand(len(index), generator=chance)) / draws
     t = (spread * most).long().clamp_(max=most - 1)
     _forget(parameters)
-    example_losses(base, latents, words, noise, t).sum().backward()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Full backward hook", UserWarning)  # Opacus' own, and as they should be
+        example_losses(base, latents, words, noise, t).sum().backward()
     # Opacus keeps them as an attribute that no type knows of.
     rows = torch.cat([_of(p).reshape(len(index), -1).float().cpu() for p in parameters], dim=1)
     _forget(parameters)

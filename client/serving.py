@@ -1,55 +1,54 @@
-"""A site at work: its agent in this process, Flower's SuperNode beside it as a courier's office."""
+"""A site at work: its agent in this process and Flower's SuperNode beside it, or one of the two alone."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from client.agent import AgentService, SiteAgent, serve
+from client.agent_socket import serve
+from client.apart import alone, hand_over, handed_over
 from client.approvals import Approvals
-from client.cache import kept
 from client.confinement import check_confinement, confinement_status
-from client.dataset import TrainingSet, encode
-from client.drawings import Drawings, load_drawings
-from client.keeper import LONGEST_PAUSE_S, Keeper
+from client.keeper import Keeper
+from client.office import Office
 from client.rotation import finish_rotation
-from client.settings import SiteSettings
 from client.settling import known_roster
 from client.supernode import supernode
-from client.work import Bench
-from common.errors import AgentError, DrawingsError, HomeError, ProcessError
+from client.supernode_settings import SiteBasics, SuperNodeSettings, read_basics
+from common.errors import AgentError, HomeError
 from common.logs import take_over
-from common.models import Base, load_base
 from common.notify import ServiceManager
-from common.paths import SiteHome
-from common.processes import ChildProcess, Supervisor
+from common.paths import SiteHome, SuperNodeHome
+from common.processes import ChildProcess
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
 from security.key_folder import open_key_folder
 from security.member import MemberKeys
 from security.names import Role, SpiffeId
 
-log = logging.getLogger("bottega.site")
+if TYPE_CHECKING:
+    from client.settings import SiteSettings
+    from client.workplace import Workplace
 
-SHORTEST_PAUSE_S = 1.0
+log = logging.getLogger("bottega.site")
 
 LOOK_S = 0.2
 
+_APART = "by a user of its own: the SuperNode runs apart, and `bottega site status` of its own home says more"
 
-def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None]) -> None:
+
+def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None], *, apart: bool = False) -> None:
     """Serve a site until SIGTERM or SIGINT.
 
     Args:
         home: The site's.
         on_ready: Called once when the agent answers; whether the server does is not waited for.
+        apart: Leave the SuperNode to :func:`run_supernode`, and hand over what it has to know.
 
     Raises:
         HomeError: There is no site in this folder, or its roster is of another federation.
@@ -57,119 +56,121 @@ def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None]) -> None:
         DrawingsError: There is nothing to train on.
         BaseModelError: The base cannot be loaded.
         NotAMemberError: The server says that the site no longer belongs to the federation.
-        AgentError: A part died, or the SuperNode cannot be confined as the site requires.
+        AgentError: A part died, another one serves this home, or the SuperNode cannot be confined as the site requires.
     """
     take_over()
     manager = ServiceManager()
     if not home.settings.is_file():
         raise HomeError("there is no site in this folder", got=str(home.root), expected=f"{home.settings.name} in it")
-    settings = read_toml(SiteSettings, home.settings)
-    check_confinement(home, settings)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    site = SpiffeId(settings.federation, Role.SITE, settings.name)
-    finish_rotation(home, site)
-    keys = MemberKeys.load(open_key_folder(home), site)
-    base = load_base(settings.base).to(_device(settings))
-    drawings = load_drawings(Path(settings.data), settings.drawings.model_copy(update={"size": base.pixels}))
-    if not drawings.train:
-        raise DrawingsError("there is no drawing to train on", got="0 usable drawings", expected="at least 2")
-    bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules)
-    _check_roster(home, settings)
+    basics = read_basics(home.settings)
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    keeper = Keeper(home, keys, settings.registry, stop.set) if settings.registry else None
-    agent = SiteAgent(
-        keys.identity,
-        partial(known_roster, home),
-        bench,
-        home.nonces,
-        refresh=keeper.look if keeper else None,
-        approvals=Approvals(home.approvals) if settings.rules.ask else None,
-    )
-    status = partial(_status, home, settings, base, drawings, bench, keeper)
     with ExitStack() as parts:
-        parts.callback(home.socket.unlink, missing_ok=True)
-        server = serve(AgentService(agent, status), home.socket)
-        parts.callback(lambda: server.stop(grace=1).wait())
-        log.info(
-            "site %s: %d drawings to train on, %d held out", settings.name, len(drawings.train), len(drawings.held_out)
+        parts.enter_context(alone(home.lock, "agent"))
+        keys = _keys(home, basics)
+        office = None
+        if apart:
+            hand_over(home, basics)
+        else:
+            check_confinement(home, basics)
+            office = parts.enter_context(Office(partial(supernode, home, basics, waits=True)))
+        # These imports and what comes after take long. The SuperNode comes up meanwhile, and waits for the socket.
+        from client.agent import AgentService, SiteAgent  # noqa: PLC0415
+        from client.settings import SiteSettings  # noqa: PLC0415
+        from client.workplace import set_up  # noqa: PLC0415
+
+        take_over()
+        settings = read_toml(SiteSettings, home.settings)
+        place = set_up(home, settings)
+        _end_at_signals(stop)
+        keeper = Keeper(home, keys, settings.registry, stop.set) if settings.registry else None
+        agent = SiteAgent(
+            keys.identity,
+            partial(known_roster, home),
+            place.bench,
+            home.nonces,
+            refresh=keeper.look if keeper else None,
+            approvals=Approvals(home.approvals) if settings.rules.ask else None,
         )
+        status = partial(_status, home, settings, place, keeper, apart=apart)
+        server = serve(AgentService(agent, status), home.socket)
+        parts.callback(home.socket.unlink, missing_ok=True)
+        parts.callback(lambda: server.stop(grace=1).wait())
+        train, held_out = len(place.drawings.train), len(place.drawings.held_out)
+        log.info("site %s: %d drawings to train on, %d held out", settings.name, train, held_out)
         if keeper is not None:
             parts.enter_context(keeper)
-        manager.ready(f"{len(drawings.train)} drawings to train on")
+        manager.ready(f"{train} drawings to train on")
         on_ready(status())
-        _stay_connected(partial(supernode, home, settings), stop, partial(_look, keeper, manager))
+        while not stop.wait(LOOK_S):
+            _look(keeper, office)
+            manager.alive()
         manager.stopping()
     if keeper is not None and keeper.ended is not None:
         raise keeper.ended
 
 
-def _look(keeper: Keeper | None, manager: ServiceManager) -> None:
-    if keeper is not None and not keeper.is_alive and keeper.ended is None:
-        raise AgentError("the keeper ended", advice="The lines above say why; start the site again.")
-    manager.alive()
+def run_supernode(home: SuperNodeHome) -> None:
+    """Serve as a site's SuperNode, apart from its agent, until SIGTERM or SIGINT. The agent may come and go meanwhile.
 
-
-def _stay_connected(child: Callable[[], ChildProcess], stop: threading.Event, look: Callable[[], None]) -> None:
-    """Keep a SuperNode running, whatever ends it; each time that it ends soon after its start, wait longer.
-
-    Args:
-        child: Returns a SuperNode, not started yet.
-        stop: Ends it.
-        look: Called a few times a second; what it raises ends it too.
+    Raises:
+        AgentError: Another one serves this home, what the agent hands over may not be read, or the SuperNode cannot be
+            confined as the site requires.
+        SettingsError: What the agent hands over cannot be read.
     """
-    pause = SHORTEST_PAUSE_S
-    while not stop.is_set():
-        began = time.monotonic()
-        try:
-            with Supervisor([child()]) as supervisor:
-                while not stop.wait(LOOK_S):
-                    look()
-                    supervisor.check()
-        except ProcessError as why:
-            if time.monotonic() - began > LONGEST_PAUSE_S:
-                pause = SHORTEST_PAUSE_S
-            log.warning("the SuperNode is started again in %.0f s: %s", pause, why)
-            until = time.monotonic() + pause
-            while time.monotonic() < until and not stop.wait(LOOK_S):
-                look()
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+    take_over()
+    manager, stop = ServiceManager(), threading.Event()
+    _end_at_signals(stop)
+    with ExitStack() as parts:
+        parts.enter_context(alone(home.lock, "SuperNode"))
+        manager.ready("the SuperNode runs apart")
+        if handed_over(home) is None:
+            log.info("waiting for the agent to hand over its key and address, in %s", home.share)
+        while handed_over(home) is None and not stop.wait(LOOK_S):
+            manager.alive()
+        if not stop.is_set():
+            check_confinement(home, read_toml(SuperNodeSettings, home.settings))
+            office = parts.enter_context(Office(partial(_told_supernode, home), partial(handed_over, home)))
+        while not stop.wait(LOOK_S):
+            office.look()
+            manager.alive()
+        manager.stopping()
 
 
-def _encoded(home: SiteHome, base: Base, drawings: Drawings, settings: SiteSettings) -> tuple[TrainingSet, TrainingSet]:
-    splits = (
-        ("train", drawings.train, partial(encode, base, drawings.train, settings.augment, settings.views)),
-        ("held-out", drawings.held_out, partial(encode, base, drawings.held_out)),
-    )
-    if not settings.keep_latents:
-        return splits[0][2](), splits[1][2]()
-    training, held_out = (kept(home, name, base, split, settings, make) for name, split, make in splits)
-    return training, held_out
+def _told_supernode(home: SuperNodeHome) -> ChildProcess:
+    return supernode(home, read_toml(SuperNodeSettings, home.settings), waits=True)
 
 
-def _check_roster(home: SiteHome, settings: SiteSettings) -> None:
+def _keys(home: SiteHome, settings: SiteBasics) -> MemberKeys:
+    site = SpiffeId(settings.federation, Role.SITE, settings.name)
+    finish_rotation(home, site)
+    keys = MemberKeys.load(open_key_folder(home), site)
     roster = known_roster(home)
     if roster.federation != settings.federation:
         raise HomeError("the roster is of another federation", got=roster.federation, expected=settings.federation)
+    return keys
+
+
+def _end_at_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+
+def _look(keeper: Keeper | None, office: Office | None) -> None:
+    if keeper is not None and not keeper.is_alive and keeper.ended is None:
+        raise AgentError("the keeper ended", advice="The lines above say why; start the site again.")
+    if office is not None:
+        office.look()
 
 
 def _status(
-    home: SiteHome, settings: SiteSettings, base: Base, drawings: Drawings, bench: Bench, keeper: Keeper | None
+    home: SiteHome, settings: SiteSettings, place: Workplace, keeper: Keeper | None, *, apart: bool
 ) -> pb.Status:
     return pb.Status(
         site=settings.name,
-        base_digest=base.digest,
-        drawings=len(drawings.train),
-        held_out=len(drawings.held_out),
-        doing=bench.doing,
+        base_digest=place.base.digest,
+        drawings=len(place.drawings.train),
+        held_out=len(place.drawings.held_out),
+        doing=place.bench.doing,
         standing=keeper.standing if keeper else None,
-        confinement=confinement_status(home),
+        confinement=_APART if apart else confinement_status(home),
     )
-
-
-def _device(settings: SiteSettings) -> torch.device:
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)

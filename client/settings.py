@@ -5,28 +5,22 @@ from __future__ import annotations
 from typing import Literal
 
 from client.augment import AugmentSettings
+from client.budget_settings import BudgetSettings
 from client.drawings import DrawingSettings
 from client.policy import HouseRules
-from common.settings import EMBEDDED_BASE, Positive, Settings
+from client.supernode_settings import SiteBasics
+from common.settings import EMBEDDED_BASE, Positive
 
 
-class SiteSettings(Settings):
+class SiteSettings(SiteBasics):
     """One site."""
 
-    federation: str
-    name: str
-    server: str
-    """Host and port of the server's fleet address, such as ``server.example:8440``."""
     registry: str | None = None
     """Host and port of the server's registry, such as ``server.example:8441``."""
-    data: str
-    """The folder of drawings."""
     base: str = EMBEDDED_BASE
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
     """CPU threads of training; all cores when left out. Set 1 where several sites share a machine."""
-    confine: Literal["auto", "require", "off"] = "auto"
-    """Whether SuperNode and couriers are shut in: as far as this machine can; that or no start; not at all."""
     views: Positive = 1
     """Encoded views a drawing, the plain one counted in; further ones are augmented."""
     keep_latents: bool = False
@@ -34,4 +28,6 @@ class SiteSettings(Settings):
     drawings: DrawingSettings = DrawingSettings()
     """`size` is for looking (`bottega data check`); a site brings drawings to the size of its base."""
     augment: AugmentSettings = AugmentSettings()
+    privacy: BudgetSettings = BudgetSettings()
+    """What may be spent on the drawings of this site, ever."""
     rules: HouseRules = HouseRules()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from typing import TYPE_CHECKING
 
 import tomli_w
 
-from client.settings import SiteSettings
 from common.errors import HomeError
 from common.paths import MemberHome, SiteHome
 from security.enrolment import MemberKeys, Newcomer
@@ -17,6 +17,9 @@ from security.key_folder import make_key_folder
 from security.names import Role, SpiffeId
 from security.roster import Roster
 from security.succession import keep_roster, load_roster
+
+if TYPE_CHECKING:
+    from client.settings import SiteSettings
 
 
 def make_keys(home: MemberHome, who: SpiffeId) -> MemberKeys:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shlex
 import sys
 import tempfile
 from multiprocessing import forkserver
-from pathlib import Path
 
 from flwr.supercore.cli.flower_superexec import flower_superexec
 from flwr.supercore.constant import TaskType
@@ -21,10 +19,6 @@ from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 
 from client.courier_process import carry_one
-from common.errors import AgentError
-from security.files import replace
-
-_SUPEREXEC = "flower-superexec"
 
 
 class CourierExecutor:
@@ -55,18 +49,6 @@ class CourierExecutor:
 
     def close(self) -> None:
         """Hold nothing: daemonic processes end with this one."""
-
-
-def install(folder: Path) -> Path:
-    """Write the program that a SuperNode is to find as ``flower-superexec`` into ``folder``, and return the folder.
-
-    Raises:
-        AgentError: It cannot be written.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    script = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -m client.superexec_process "$@"\n'
-    replace(folder / _SUPEREXEC, [script.encode()], error=AgentError, mode=0o700)
-    return folder
 
 
 def main() -> None:

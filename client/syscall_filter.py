@@ -1,8 +1,9 @@
-"""A seccomp filter for what Landlock lets through: ways round its ports, and others' eyes on files.
+"""A seccomp filter for what Landlock lets through: ways round its ports, and to what else is the user's.
 
 Measured on Linux 6.18 with Landlock ABI 7: a connection by MPTCP, or by TCP Fast Open, is made whatever ports Landlock
-allows; and it asks nobody before the mode or owner of a file is changed. See seccomp(2) and
-https://docs.kernel.org/userspace-api/seccomp_filter.html.
+allows. Nobody is asked before the mode or owner of a file is changed, a shut folder is watched (which tells the names
+in it), memory that another program shares is attached (a drawing program's window, with X11), or another process is
+given a limit, which can end it. See seccomp(2) and https://docs.kernel.org/userspace-api/seccomp_filter.html.
 """
 
 from __future__ import annotations
@@ -37,13 +38,21 @@ class _Machine:
     """Those that can send, and which argument holds their flags."""
     modes: tuple[int, ...]
     """Those that change the mode, owner or access list of a file by its name."""
+    prlimit: int
+    denied: tuple[int, ...]
+    """Those that reach what is the user's but no file: System V's shared memory, semaphores and queues, POSIX queues,
+    keyrings; and those that watch files: inotify_add_watch and fanotify_mark."""
 
 
 _MACHINES = {
     "x86_64": _Machine(
-        0xC000003E, 41, 425, ((44, 3), (46, 2), (307, 3)), (90, 92, 94, 188, 189, 260, 268, 452, 463)
+        0xC000003E, 41, 425, ((44, 3), (46, 2), (307, 3)), (90, 92, 94, 188, 189, 260, 268, 452, 463),
+        302, (29, 30, 31, 64, 65, 66, 68, 69, 70, 71, 220, 240, 248, 249, 250, 254, 301),
     ),
-    "aarch64": _Machine(0xC00000B7, 198, 425, ((206, 3), (211, 2), (269, 3)), (5, 6, 53, 54, 452, 463)),
+    "aarch64": _Machine(
+        0xC00000B7, 198, 425, ((206, 3), (211, 2), (269, 3)), (5, 6, 53, 54, 452, 463),
+        261, (*range(186, 197), 180, 217, 218, 219, 27, 263),
+    ),
 }  # fmt: skip
 
 
@@ -64,8 +73,9 @@ def install_filter() -> None:
     """Filter this process's system calls from now on, and those of all that it starts.
 
     ``no_new_privs`` must be set (:func:`client.landlock.restrict` does). Refused are sockets but for TCP, UDP, UNIX and
-    netlink, TCP Fast Open, and io_uring, which would go round the filter. Changing a mode or an owner by name does
-    nothing and says that it was done: Python's libraries do it to files of their own and would break.
+    netlink, TCP Fast Open, shared memory and message queues, keyrings, watching files, limits of other processes, and
+    io_uring, which would go round the filter. Changing a mode or an owner by name does nothing and says that it was
+    done: Python's libraries do it to files of their own and would break.
 
     Raises:
         AgentError: The kernel refuses the filter.
@@ -85,6 +95,10 @@ def _steps(machine: _Machine) -> list[tuple[int, int, int, int]]:
     for number in machine.modes:
         steps += [(_EQUAL, 0, 1, number), _end(_FAIL)]  # fails with error 0: done, says the library
     steps += [(_EQUAL, 0, 1, machine.io_uring_setup), _end(_FAIL | errno.ENOSYS)]
+    for number in machine.denied:
+        steps += [(_EQUAL, 0, 1, number), _end(_FAIL | errno.EACCES)]
+    own = [_load(_argument(0)), *_unless_one_of((0,)), _end(_ALLOW)]  # 0 is whoever asks
+    steps += [(_EQUAL, 0, len(own), machine.prlimit), *own]
     for number, flags in machine.sends:
         denied = [_load(_argument(flags)), (_ANY_BIT, 0, 1, _FAST_OPEN), _end(_FAIL | errno.EACCES), _end(_ALLOW)]
         steps += [(_EQUAL, 0, len(denied), number), *denied]

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dataset import TrainingSet
+from client.guard import Guard
 from client.policy import Asked, HouseRules, Stopwatch, check_rules
+from client.private_training import Mechanism, train_privately
 from client.training import held_out_loss, train
 from common.adapter_schema import Adapter, AdapterSchema, split
 from common.adapters import pack, unpack
-from common.errors import AdapterError, BaseModelError
+from common.errors import AdapterError, BaseModelError, PrivacyError
 from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb
-from common.settings import LoraSettings
+from common.settings import LoraSettings, PrivacySettings
 from security.run_order import RunOrder
 
 
@@ -31,11 +33,13 @@ class Job:
     Attributes:
         work: To train, or to measure only.
         number: The round.
+        told: How far the record of the site's budget went when the site last told of it; None if it never did.
     """
 
     order: RunOrder
     work: pb.Work.ValueType
     number: int
+    told: pb.BudgetHead | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,19 @@ class Bench:
         training: The training split.
         held_out: The held-out split.
         rules: The house rules.
+        guard: Spends the privacy budget; without one no private run is taken.
     """
 
-    def __init__(self, site: str, base: Base, training: TrainingSet, held_out: TrainingSet, rules: HouseRules) -> None:
-        self._site, self._base, self._rules = site, base, rules
+    def __init__(
+        self,
+        site: str,
+        base: Base,
+        training: TrainingSet,
+        held_out: TrainingSet,
+        rules: HouseRules,
+        guard: Guard | None = None,
+    ) -> None:
+        self._site, self._base, self._rules, self._guard = site, base, rules, guard
         self._training, self._held_out = training, held_out
         self._lora: LoraSettings | None = None
         self._schema: AdapterSchema | None = None
@@ -85,6 +98,8 @@ class Bench:
             BaseModelError: The order names another base.
             AdapterError: The adapter does not fit.
             TrainingError: Training or measuring failed.
+            BudgetError: The privacy budget does not allow it.
+            PrivacyError: The privacy that is asked for cannot be had.
         """
         order = job.order
         self.check(order)
@@ -112,6 +127,8 @@ class Bench:
 
     def _worked(self, job: Job, schema: AdapterSchema, adapter: Adapter) -> Answer:
         terms, metrics = job.order.settings, {}
+        if terms.privacy:
+            return self._privately(job, terms.privacy, schema, adapter)
         if len(self._held_out):
             metrics["held_out_loss"] = held_out_loss(self._base, adapter, self._held_out, terms.training)
         if job.work == pb.WORK_EVALUATE:
@@ -123,11 +140,43 @@ class Bench:
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
         return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds), body)
 
+    def _privately(self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter) -> Answer:
+        """Train under the budget. Nothing that depends on a drawing leaves but what was noised and accounted for."""
+        if self._guard is None:
+            raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
+        if job.work != pb.WORK_TRAIN:
+            raise PrivacyError(
+                "a private run measures nothing at a site", got="a task to measure",
+                advice="A loss over drawings tells of them; nothing was measured.",
+            )  # fmt: skip
+        if job.told is not None:
+            self._guard.check_not_behind(job.told)
+        terms, order = job.order.settings, job.order
+        may = self._guard.allow(order.run, job.number, terms.rounds, privacy, int(time.time() * 1000))
+        in_time = Stopwatch(self._rules, time.monotonic)
+        done = train_privately(
+            self._base,
+            adapter,
+            self._training,
+            terms.lora,
+            terms.training.model_copy(update={"steps": may.steps.count, "learning_rate": privacy.learning_rate}),
+            Mechanism(may.steps.multiplier, privacy.clip, may.steps.rate, privacy.multiplicity),
+            self._guard.source,
+            after_step=lambda _: in_time(),
+            units=may.units,
+            expected=may.steps.rate * may.count,
+        )
+        seed = _own_seed(terms.seed, job.number, self._site)
+        body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
+        return Answer(pb.Update(examples=may.count, privacy=may.told), body)
+
 
 def asked(order: RunOrder) -> Asked:
     """Return what an order asks, as house rules see it; of its sites, those that a round needs count."""
     settings = order.settings
-    return Asked(order.operator.name, settings.quorum, order.base_digest, settings.lora, settings.training)
+    return Asked(
+        order.operator.name, settings.quorum, order.base_digest, settings.lora, settings.training, settings.privacy
+    )
 
 
 def _adapter(schema: AdapterSchema, body: memoryview) -> Adapter:

@@ -23,6 +23,9 @@ class BottegaError(Exception):
     advice: ClassVar[str] = ""
     """The next step for a person who meets this error. Every subclass states its own."""
 
+    exit_code: ClassVar[int] = 1
+    """With what a service ends that this error ends; another than 1 where starting it again is of no use."""
+
     def __init__(self, what: str, *, got: object = None, expected: object = None, advice: str | None = None) -> None:
         super().__init__(what)
         self.what = what

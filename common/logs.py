@@ -175,6 +175,7 @@ def carried_out(log: logging.Logger, work: Callable[[], object]) -> int:
         work()
     except BottegaError as why:
         log.critical("%s", why)
+        return why.exit_code
     except Exception:
         log.critical("a fault of bottega's own ended the process", exc_info=True)
     else:

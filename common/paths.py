@@ -175,14 +175,79 @@ class SiteHome(MemberHome):
         return self.root / "cache"
 
     @property
+    def lock(self) -> Path:
+        """Held by the one agent that may run here."""
+        return self.root / "agent.lock"
+
+    @property
+    def budget(self) -> Path:
+        """The record of the privacy budget: append-only, encrypted."""
+        return self.root / "budget"
+
+    @property
     def confinement(self) -> Path:
         """How the SuperNode that was started last is confined, JSON."""
         return self.root / "confinement.json"
 
     @property
+    def share(self) -> Path:
+        """What the SuperNode meets the agent in: its socket and, for a SuperNode apart, what that has to know."""
+        return self.root / "share"
+
+    @property
     def socket(self) -> Path:
-        """Where the agent listens, owner only."""
-        return self.root / "agent.sock"
+        """Where the agent listens; owner only, or the group that the share is for."""
+        return self.share / "agent.sock"
+
+    @property
+    def flower(self) -> Path:
+        """What Flower keeps for itself."""
+        return self.root / "flower"
+
+
+@dataclass(frozen=True)
+class SuperNodeHome:
+    """The home of a SuperNode that runs apart from its agent, as a user of its own: no drawings, one key.
+
+    Its share is the agent's (:attr:`SiteHome.share`), mounted here; the rest is its own.
+    """
+
+    root: Path
+
+    @property
+    def share(self) -> Path:
+        """What the agent hands over; nothing is written there from here."""
+        return self.root / "share"
+
+    @property
+    def settings(self) -> Path:
+        """What the SuperNode has to know, TOML; written last."""
+        return self.share / "supernode.toml"
+
+    @property
+    def supernode_key(self) -> Path:
+        """As :attr:`SiteHome.supernode_key`."""
+        return self.share / "supernode"
+
+    @property
+    def authority_certificate(self) -> Path:
+        """The pinned certificate of the federation's authority, PEM."""
+        return self.share / "ca.crt"
+
+    @property
+    def socket(self) -> Path:
+        """Where the agent listens."""
+        return self.share / "agent.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one SuperNode that may run here."""
+        return self.root / "supernode.lock"
+
+    @property
+    def confinement(self) -> Path:
+        """How the SuperNode that was started last is confined, JSON."""
+        return self.root / "confinement.json"
 
     @property
     def flower(self) -> Path:

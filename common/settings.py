@@ -82,6 +82,29 @@ class TrainingSettings(Settings):
         return self
 
 
+class PrivacySettings(Settings):
+    """How the drawings of each site are protected while a run trains on them (DP-SGD, arXiv 1607.00133).
+
+    A site may tighten this by its budget and its house rules; nobody can loosen it.
+    """
+
+    epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 8.0
+    """What the whole run may cost a unit at a site. The noise is calibrated from it, there."""
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-4
+    unit: Literal["drawing", "artist"] = "drawing"
+    """What is protected as one: a drawing, or all drawings of one artist."""
+    steps: Positive = 2
+    """Noised steps a round, in place of `training.steps`; `training.batch` and `accumulate` are of no effect."""
+    rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    """The chance of each unit to be in a step, on its own (Poisson sampling)."""
+    multiplicity: Positive = 4
+    """Draws of noise and timestep a unit, averaged before the clip (DPDM, arXiv 2210.09929): they cost no privacy."""
+    clip: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1e-3
+    """Largest L2 norm of one unit's gradient; small enough that most are clipped."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 0.05
+    """In place of `training.learning_rate`: with few steps, each must go further."""
+
+
 class AggregationSettings(Settings):
     """How the server turns the admitted updates of a round into the next adapter."""
 
@@ -121,7 +144,14 @@ class RunSettings(Settings):
     """How long a round waits for a quorum of sites to be online before the run stops."""
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
+    privacy: PrivacySettings | Literal[False] = PrivacySettings()
+    """`privacy = false` trains without; each studio must allow that in its house rules."""
     aggregation: AggregationSettings = AggregationSettings()
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps a round."""
+        return self.privacy.steps if self.privacy else self.training.steps
 
     @model_validator(mode="after")
     def _optimiser_has_coordinates(self) -> Self:

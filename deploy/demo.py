@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.drawings import Drawing, load_drawings
+from client.drawings import Drawing, Drawings, load_drawings
 from client.evaluation import domain_fid
 from client.settings import SiteSettings
 from common.errors import RunError
@@ -25,6 +24,7 @@ from common.processes import Supervisor
 from common.sampling import sample
 from common.settings import RunSettings, read_toml
 from deploy.federation import Premises, prepare, start_server, start_sites, tear_down, wait_for_sites
+from deploy.measuring import loss_curves
 from deploy.montage import write_montage
 from deploy.progress import Progress
 from deploy.report import SiteGallery, write_report
@@ -33,7 +33,7 @@ from security.run_order import read_order
 from server.house import open_house
 from server.planning import start_run
 from server.release import release
-from server.store import RoundRow, Store
+from server.store import Store
 
 log = logging.getLogger("bottega.demo")
 
@@ -102,7 +102,9 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
         attach_lora(base.unet, settings.run.lora)
         load_adapter(base.unet, read_adapter(adapter))
         after = _samples(base, drawings, settings.seed)
-    facts = _facts(premises, run, adapter, base, drawings, before, after)
+    with clock.stage("measuring the rounds, as only a demo can"):
+        curves = _measured(premises, run, base, studios)
+    facts = _facts(premises, run, adapter, base, drawings, before, after, curves)
     galleries = [_gallery(s.name, drawings[s.name], before, after) for s in studios]
     facts["timings"], facts["seconds"] = clock.took, round(time.monotonic() - began, 1)
     facts["report"] = str(premises.root / "report.html")
@@ -136,9 +138,19 @@ def _studios(settings: DemoSettings, premises: Premises) -> list[StudioFolder]:
 
 
 def _drawings(premises: Premises, studio: StudioFolder) -> list[Drawing]:
-    site = read_toml(SiteSettings, premises.site(studio.name).settings)
-    found = load_drawings(studio.folder, site.drawings)
+    found = _found(premises, studio)
     return [*found.held_out, *found.train]
+
+
+def _found(premises: Premises, studio: StudioFolder) -> Drawings:
+    site = read_toml(SiteSettings, premises.site(studio.name).settings)
+    return load_drawings(studio.folder, site.drawings)
+
+
+def _measured(premises: Premises, run: str, base: Base, studios: Sequence[StudioFolder]) -> dict[str, dict[int, float]]:
+    held_out = {s.name: _found(premises, s).held_out for s in studios}
+    with Store(premises.server.database) as store:
+        return loss_curves(open_house(premises.server), store, run, base, {k: v for k, v in held_out.items() if v})
 
 
 def _samples(base: Base, drawings: dict[str, list[Drawing]], seed: int) -> Samples:
@@ -181,43 +193,24 @@ def _released(premises: Premises, run: str) -> Path:
 
 
 def rounds(store: Store, run: str) -> list[dict[str, Any]]:
-    """Return the training rounds of a run as ``--json`` shows them.
-
-    A round's held-out loss is what sites measured with the adapter it made, which they do when the next task comes.
-    """
-    rows = store.rounds(run)
+    """Return the training rounds of a run as ``--json`` shows them; what was not measured is None."""
     shown = []
-    for row, after in zip_longest(rows, rows[1:]):
+    for row in store.rounds(run):
         if row.work != "train":
             continue
-        verdicts = store.verdicts(run, row.round)
+        verdicts, told = store.verdicts(run, row.round), store.metrics(run, row.round)
         shown.append(
             {
                 "round": row.round,
                 "outcome": row.outcome,
                 "admitted": sum(v.admitted for v in verdicts),
                 "refused": [{"site": v.site, "check": v.check, "reason": v.reason} for v in verdicts if not v.admitted],
-                "held_out_loss": _mean_loss(store, run, after),
+                "epsilon": {site: told[site]["epsilon"] for site in sorted(told) if "epsilon" in told[site]},
+                "held_out_loss": None,
                 "seconds": round((row.closed_at or time.time()) - row.opened_at, 2),
             }
         )
     return shown
-
-
-def _mean_loss(store: Store, run: str, row: RoundRow | None) -> float | None:
-    if row is None:
-        return None
-    losses = [m["held_out_loss"] for m in store.metrics(run, row.round).values() if "held_out_loss" in m]
-    return float(np.mean(losses)) if losses else None
-
-
-def _curves(store: Store, run: str) -> dict[str, list[float]]:
-    curves: dict[str, list[float]] = {}
-    for row in store.rounds(run):
-        for site, metrics in sorted(store.metrics(run, row.round).items()):
-            if "held_out_loss" in metrics:
-                curves.setdefault(site, []).append(metrics["held_out_loss"])
-    return curves
 
 
 def _facts(
@@ -228,18 +221,21 @@ def _facts(
     drawings: dict[str, list[Drawing]],
     before: Samples,
     after: Samples,
+    curves: dict[str, dict[int, float]],
 ) -> dict[str, Any]:
     with Store(premises.server.database) as store:
-        curves, shown = _curves(store, run), rounds(store, run)
-        order = read_order(store.run(run).order)
+        shown, order = rounds(store, run), read_order(store.run(run).order)
+    means = {number: float(np.mean([c[number] for c in curves.values()])) for number in next(iter(curves.values()))}
+    for row in shown:
+        row["held_out_loss"] = means.get(row["round"])
     real = np.stack([d.pixels for own in drawings.values() for d in own])
-    first, last = (float(np.mean([c[at] for c in curves.values()])) for at in (0, -1))
     return {
         "run": run,
         "sites": list(drawings),
         "rounds": shown,
-        "held_out_loss_before": first,
-        "held_out_loss_after": last,
+        "privacy": _privacy(order.settings, shown),
+        "held_out_loss_before": means[0],
+        "held_out_loss_after": means[max(means)],
         "curves": curves,
         "fid_before": domain_fid(before.all(), real),
         "fid_after": domain_fid(after.all(), real),
@@ -251,6 +247,16 @@ def _facts(
         "base": base.source,
         "prompts": [_prompts(own)[0] for own in drawings.values()],
     }
+
+
+def _privacy(settings: RunSettings, shown: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what protects the drawings, and what each site spent; None of a run without."""
+    if not settings.privacy:
+        return None
+    spent: dict[str, float] = {}
+    for row in shown:
+        spent |= row["epsilon"]
+    return {**settings.privacy.model_dump(mode="json"), "spent": spent}
 
 
 def _gallery(site: str, own: Sequence[Drawing], before: Samples, after: Samples) -> SiteGallery:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from client.agent import is_alive
+from client.agent_socket import is_alive
 from client.settings import SiteSettings
 from client.settling import join, settle
 from common.errors import HomeError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -60,7 +60,7 @@ class Progress:
         for r in done[self._said :]:
             self._say(
                 f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused,"
-                f" {r['seconds']:.1f} s"
+                f"{_spent(r['epsilon'])}, {r['seconds']:.1f} s"
             )
         self._said = len(done)
         self._refresh()
@@ -74,14 +74,24 @@ class Progress:
             self._live.update(self._picture())
 
     def _picture(self) -> Group:
+        private = sorted({site for r in self._rounds for site in r["epsilon"]})
         table = Table(box=None, pad_edge=False)
-        for name in ("round", "admitted", "refused", "held-out loss", "seconds"):
+        for name in ("round", "admitted", "refused", *(f"\u03b5 {site}" for site in private), "seconds"):
             table.add_column(name, justify="right")
         for r in self._rounds:
-            loss = "" if r["held_out_loss"] is None else f"{r['held_out_loss']:.4f}"
+            spent = (f"{r['epsilon'][site]:.2f}" if site in r["epsilon"] else "" for site in private)
             refused = ", ".join(f"{x['site']} ({x['check']})" for x in r["refused"]) or "0"
             table.add_row(
-                f"{r['round']}/{self._of}", f"{r['admitted']}/{len(self._sites)}", refused, loss, f"{r['seconds']:.1f}"
+                f"{r['round']}/{self._of}",
+                f"{r['admitted']}/{len(self._sites)}",
+                refused,
+                *spent,
+                f"{r['seconds']:.1f}",
             )
         head = Text(f"{len(self._sites)} sites: {', '.join(self._sites)}", style="dim")
         return Group(head, table, Text(f"… {self._stage}", style="italic"))
+
+
+def _spent(epsilon: Mapping[str, float]) -> str:
+    """Say what a private round has cost so far, where it cost most."""
+    return f", epsilon {max(epsilon.values()):.2f}" if epsilon else ""

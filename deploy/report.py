@@ -76,21 +76,24 @@ def _data_uri(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def chart(curves: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def chart(curves: Mapping[str, Mapping[int, float]]) -> dict[str, Any]:
     """Return the geometry of a line chart of held-out loss by round, in a 640 by 280 drawing."""
-    values = [v for curve in curves.values() for v in curve]
+    values = [v for curve in curves.values() for v in curve.values()]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     pad = (high - low) * 0.08 or 0.01
     low, high = low - pad, high + pad
-    last = max((len(c) for c in curves.values()), default=2) - 1 or 1
+    last = max((k for curve in curves.values() for k in curve), default=1) or 1
 
     def at(step: int, value: float) -> str:
         return f"{48 + 570 * step / last:.1f},{248 - 230 * (value - low) / (high - low):.1f}"
 
     lines = [
-        {"site": site, "colour": COLOURS[i % len(COLOURS)], "points": " ".join(at(k, v) for k, v in enumerate(curve))}
+        {"site": site, "colour": COLOURS[i % len(COLOURS)], "points": " ".join(at(k, v) for k, v in curve.items())}
         for i, (site, curve) in enumerate(curves.items())
     ]
     ticks = [{"y": f"{248 - 230 * k / 4:.1f}", "label": f"{low + (high - low) * k / 4:.3f}"} for k in range(5)]
-    rounds = [{"x": f"{48 + 570 * k / last:.1f}", "label": "start" if k == 0 else str(k)} for k in range(last + 1)]
+    rounds = [
+        {"x": f"{48 + 570 * k / last:.1f}", "label": "start" if k == 0 else str(k)}
+        for k in next(iter(curves.values()), ())
+    ]
     return {"lines": lines, "ticks": ticks, "rounds": rounds}

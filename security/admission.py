@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -17,7 +18,7 @@ from common.adapter_schema import AdapterSchema, Part
 from common.adapters import NotFiniteError, unpack
 from common.errors import AdapterError, AdmissionError, EnvelopeError
 from common.proto import bottega_pb2 as pb
-from common.settings import Encoding
+from common.settings import Encoding, PrivacySettings
 from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter
 from security.identity import Identity, Peer
 from security.replay import NonceBook
@@ -28,6 +29,9 @@ ANSWER_LIFE_MS = 600_000
 
 MOST_EXAMPLES = 2**31
 """What a site may claim to have trained on; more is a lie, and SQLite ends at 2^63 - 1."""
+
+
+_DIGEST_BYTES = 32
 
 
 class Check(IntEnum):
@@ -46,6 +50,7 @@ class Check(IntEnum):
     NORM = 10
     SPOOLED = 11
     MEMBER = 12
+    PRIVACY = 13
 
     @property
     def slug(self) -> str:
@@ -82,6 +87,7 @@ class Terms:
         part: Which factors an update holds; None when only a measurement was asked for.
         encoding: How they are to be written.
         norm_bound: The largest L2 norm that is admitted.
+        privacy: How the drawings were to be protected; False when the run is not private.
         closes_at_ms: When the round closes, Unix time in milliseconds.
     """
 
@@ -95,6 +101,7 @@ class Terms:
     encoding: Encoding
     norm_bound: float
     closes_at_ms: int
+    privacy: PrivacySettings | Literal[False] = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class AdmittedUpdate:
         metrics: Finite numbers the site reports.
         digest: SHA-256 (hex) of the sealed body.
         seconds: Of work, as the site reports.
+        budget: How far the record of the site's privacy budget goes; None when the run is not private.
     """
 
     site: str
@@ -118,6 +126,7 @@ class AdmittedUpdate:
     metrics: Mapping[str, float]
     digest: str
     seconds: float
+    budget: pb.BudgetHead | None = None
 
 
 def admit(
@@ -131,8 +140,8 @@ def admit(
 ) -> AdmittedUpdate:
     """Admit an answer or refuse it by the first check that fails.
 
-    Check 1, that there is an answer at all, and check 11, that its sealed bytes lie safely in the spool, are the
-    round loop's; the others stand here in order.
+    Check 1, that there is an answer at all, check 11, that its sealed bytes lie safely in the spool, and check 12, that
+    the site is still a member, are the round loop's; the others stand here in order.
 
     1. delivered: the courier brought an envelope, not an error.
     2. in time: it came before the round closed.
@@ -145,6 +154,7 @@ def admit(
     8. finite: no NaN, no infinity, in tensors or in numbers reported.
     9. claims: at least one example.
     10. norm: its L2 norm is within the bound.
+    13. privacy: in a private run, it says how its drawings were protected, and that is what was asked.
 
     Args:
         letter: The letter as it came.
@@ -187,6 +197,9 @@ def admit(
         raise Refused(
             Check.NORM, "the update is too large", got=f"L2 norm {norm:.4g}", expected=f"at most {terms.norm_bound:g}"
         )
+    # 13
+    if terms.privacy:
+        metrics = check_privacy(update, terms.privacy)
     return AdmittedUpdate(
         site=terms.site.id.name,
         examples=update.examples,
@@ -195,7 +208,41 @@ def admit(
         metrics=metrics,
         digest=opened.header.body_sha256.hex(),
         seconds=update.seconds,
+        budget=update.privacy.budget if terms.privacy else None,
     )
+
+
+def check_privacy(update: pb.Update, asked: PrivacySettings) -> dict[str, float]:
+    """Pass an update that says that its drawings were protected as was asked.
+
+    Whether it is true nobody but the site can know; who lies here gives away no drawings but their own.
+
+    Args:
+        update: Its manifest.
+        asked: The run's settings.
+
+    Returns:
+        What it says, as numbers for the record. Whatever else it reports is left out.
+
+    Raises:
+        Refused: It says nothing, something else than was asked, or what cannot be.
+    """
+    told = update.privacy
+    if not update.HasField("privacy"):
+        raise Refused(Check.PRIVACY, "the update does not say how its drawings were protected", expected="privacy")
+    done = {name: getattr(told, name) for name in ("clip", "rate", "steps", "multiplicity", "unit")}
+    for name, value in done.items():
+        if value != getattr(asked, name):
+            raise Refused(
+                Check.PRIVACY, f"the drawings were protected with another {name}", got=_plain(str(value)),
+                expected=getattr(asked, name),
+            )  # fmt: skip
+    if not (0 < told.multiplier < np.inf and 0 <= told.epsilon < np.inf and 0 < told.delta < 1):
+        raise Refused(Check.PRIVACY, "what the update says of its noise cannot be")
+    if len(told.budget.digest) != _DIGEST_BYTES:
+        raise Refused(Check.PRIVACY, "the update does not say how far the record of its budget goes")
+    names = ("epsilon", "delta", "multiplier", "clip", "rate", "steps", "multiplicity")
+    return {name: float(getattr(told, name)) for name in names}
 
 
 def l2_norm(vector: NDArray[np.float32]) -> float:

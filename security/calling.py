@@ -27,6 +27,8 @@ class NotAMemberError(IdentityError):
     """The server says that the caller does not belong to the federation, or may not do this."""
 
     advice = "Ask the operator of the server."
+    exit_code = 77
+    """EX_NOPERM of sysexits(3): a site that was revoked is not started again and again (docs/guides/service.md)."""
 
 
 @contextlib.contextmanager

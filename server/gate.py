@@ -18,9 +18,10 @@ from cryptography import x509
 from google.protobuf.message import DecodeError
 
 from common.errors import BottegaError, IdentityError
+from common.listening import Listening
 from security.authority import certified_id, generation_of
 from security.names import Role, SpiffeId, shown
-from server.limits import Listening, RateLimit
+from server.limits import RateLimit
 
 log = logging.getLogger("bottega.registry")
 

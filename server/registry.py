@@ -16,6 +16,7 @@ import grpc
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.errors import IdentityError, ProcessError
+from common.listening import Listening
 from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from security.grpc_tls import refuse_old_tls
@@ -24,7 +25,7 @@ from security.roster import MAX_ROSTER_BYTES
 from server.applicants import Applicant, Status
 from server.desk import Desk
 from server.gate import Interceptor, OpenGate, RoleGate, caller
-from server.limits import Listening, RateLimit
+from server.limits import RateLimit
 from server.rows import member_row
 from server.run_desk import RunDesk
 

@@ -126,12 +126,17 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         )
 
     def start(self, grid: Grid, *_: object, **__: object) -> Result:
-        """Run all rounds, then one in which sites only measure the final adapter."""
+        """Run all rounds, then one in which sites only measure the final adapter.
+
+        In a private run they measure nothing: a loss over drawings tells of them.
+        """
         self.summary()
         settings = self._run.settings
         for number in range(self._first, settings.rounds + 1):
             tasks = list(self.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
             self.aggregate_train(number, self._answers(grid, tasks))
+        if settings.privacy:
+            return Result()
         number = settings.rounds + 1
         tasks = list(self.configure_evaluate(number, ArrayRecord(), ConfigRecord(), grid))
         self.aggregate_evaluate(number, self._answers(grid, tasks))
@@ -199,8 +204,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._spool.clear()  # what a crash left of an earlier try at this round
         self._asked = {}
         body = self._sealed_adapter()
-        manifest = pb.Task(work=work, order=run.signed).SerializeToString()
         for node, site in sites.items():
+            manifest = pb.Task(work=work, order=run.signed, told=run.store.budget(site.id.name)).SerializeToString()
             letter = seal_letter(
                 kind=Kind.TASK, run=run.id, round_number=number, in_reply_to=b"", manifest=manifest, body=body,
                 sender=run.house.identity, recipient=site, now_ms=_now_ms(),
@@ -226,6 +231,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             part=None if work == pb.WORK_EVALUATE else settings.lora.trained,
             encoding=settings.encoding,
             norm_bound=settings.aggregation.norm_bound,
+            privacy=settings.privacy,
             closes_at_ms=int((self._opened + settings.deadline_s) * 1000),
         )
 
@@ -290,6 +296,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             admitted[site] = asked.terms
             verdict = Verdict(site, True, 0, Check.ADMITTED.slug, "", update.examples, update.norm, update.digest)
             self._run.store.record(self._run.id, number, verdict, {**update.metrics, "seconds": update.seconds})
+            if update.budget is not None:
+                self._run.store.remember_budget(site, update.budget)
             log.info("round %d: %s admitted", number, site)
         for asked in silent.values():
             self._record(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import RunError
+from common.proto import bottega_pb2 as pb
 from server.database import Database
 
 _SCHEMA = """
@@ -29,6 +30,7 @@ CREATE TABLE IF NOT EXISTS metrics (
     run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
     PRIMARY KEY (run, round, site, name)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS budgets (site TEXT PRIMARY KEY, entries INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
 """
 
 
@@ -169,6 +171,20 @@ class Store(Database):
                 "UPDATE rounds SET closed_at=?, outcome=?, adapter_digest=? WHERE run=? AND round=?",
                 (time.time(), outcome, adapter_digest, run, number),
             )
+
+    def remember_budget(self, site: str, head: pb.BudgetHead) -> None:
+        """Record how far the record of a site's privacy budget goes; what was known of it before is forgotten."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO budgets VALUES (?, ?, ?) "
+                "ON CONFLICT (site) DO UPDATE SET entries=excluded.entries, digest=excluded.digest",
+                (site, min(head.entries, 2**63 - 1), head.digest),
+            )
+
+    def budget(self, site: str) -> pb.BudgetHead | None:
+        """Return what a site told last of the record of its budget; None when it never did."""
+        rows = self._read("SELECT entries, digest FROM budgets WHERE site=?", site)
+        return pb.BudgetHead(entries=rows[0][0], digest=rows[0][1]) if rows else None
 
     def runs(self) -> list[RunRow]:
         """Return all runs, the latest first."""

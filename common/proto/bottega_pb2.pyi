@@ -216,22 +216,108 @@ class Task(_message.Message):
 
     WORK_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    TOLD_FIELD_NUMBER: _builtins.int
     work: Global___Work.ValueType
     order: _builtins.bytes
     """SignedRunOrder, exact bytes"""
+    @_builtins.property
+    def told(self) -> Global___BudgetHead:
+        """of the site's budget record, as the site told it last; absent when it never did"""
+
     def __init__(
         self,
         *,
         work: Global___Work.ValueType = ...,
         order: _builtins.bytes = ...,
+        told: Global___BudgetHead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "told", b"told", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class BudgetHead(_message.Message):
+    """How far the record of a site's privacy budget goes, told with every private update: a record that came back from a
+    backup, and has forgotten what was spent since, is then behind what others know of it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    entries: _builtins.int
+    digest: _builtins.bytes
+    """SHA-256 over all entries"""
+    def __init__(
+        self,
+        *,
+        entries: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetHead: _TypeAlias = BudgetHead  # noqa: Y015
+
+@_typing.final
+class Privacy(_message.Message):
+    """What protects the drawings in an update, as it was really done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    CLIP_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    MULTIPLICITY_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    """that this run has cost the units that paid most, this round counted in"""
+    delta: _builtins.float
+    unit: _builtins.str
+    """drawing, artist"""
+    multiplier: _builtins.float
+    """deviation of the noise over the clip"""
+    clip: _builtins.float
+    """largest L2 norm of one unit's gradient"""
+    rate: _builtins.float
+    """the chance of a unit to be in a step"""
+    steps: _builtins.int
+    """of this round"""
+    multiplicity: _builtins.int
+    """draws a unit, averaged before the clip"""
+    @_builtins.property
+    def budget(self) -> Global___BudgetHead: ...
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float = ...,
+        delta: _builtins.float = ...,
+        unit: _builtins.str = ...,
+        multiplier: _builtins.float = ...,
+        clip: _builtins.float = ...,
+        rate: _builtins.float = ...,
+        steps: _builtins.int = ...,
+        multiplicity: _builtins.int = ...,
+        budget: Global___BudgetHead | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "clip", b"clip", "delta", b"delta", "epsilon", b"epsilon", "multiplicity", b"multiplicity", "multiplier", b"multiplier", "rate", b"rate", "steps", b"steps", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Privacy: _TypeAlias = Privacy  # noqa: Y015
 
 @_typing.final
 class Update(_message.Message):
@@ -262,21 +348,28 @@ class Update(_message.Message):
     EXAMPLES_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    PRIVACY_FIELD_NUMBER: _builtins.int
     examples: _builtins.int
+    """in a private run, of units, with noise on it"""
     seconds: _builtins.float
-    """of work at the site"""
+    """of work at the site; 0 in a private run, where time would tell of drawings"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def privacy(self) -> Global___Privacy:
+        """absent when the run is not private"""
+
     def __init__(
         self,
         *,
         examples: _builtins.int = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         seconds: _builtins.float = ...,
+        privacy: Global___Privacy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["privacy", b"privacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "metrics", b"metrics", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "metrics", b"metrics", "privacy", b"privacy", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

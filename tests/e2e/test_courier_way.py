@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 
-from client.agent import GRPC_OPTIONS
+from client.agent_socket import GRPC_OPTIONS
 from common.errors import IdentityError, ProcessError
 from common.paths import ServerHome
 from common.processes import ChildProcess, Supervisor, flower_environment

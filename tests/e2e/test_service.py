@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -14,12 +15,13 @@ from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import psutil
 import pytest
 
-from client.agent import is_alive
+from client.agent_socket import is_alive
 from common.paths import ServerHome, SiteHome
 from deploy.studios import make_studios
 from server.founding import found
@@ -130,12 +132,8 @@ def test_a_server_is_ready_when_its_ports_are_open_is_watched_and_stops_in_order
 def test_a_site_is_ready_when_its_agent_answers_is_found_sound_and_stops_in_order(
     start: Start, home: ServerHome, tmp_path: Path
 ) -> None:
-    (studio,) = make_studios(tmp_path / "drawings", 1, seed=0)
     start("server", "start", "--home", str(home.root)).heard("READY=1")
-    invited = command("server", "invite", "rossi", "--auto-approve", "--json", "--home", str(home.root))
-    token, site = json.loads(invited.stdout)["token"], tmp_path / "rossi"
-    joined = command("site", "join", token, "--data", str(studio.folder), "--home", str(site))
-    assert joined.returncode == 0, joined.stderr
+    site = joined(home, tmp_path)
 
     service = start("site", "start", "--home", str(site))
     service.heard("READY=1")
@@ -145,16 +143,93 @@ def test_a_site_is_ready_when_its_agent_answers_is_found_sound_and_stops_in_orde
         command("site", "doctor", "--json", "--home", str(site)),
         doubtful={"confinement", "clock"},  # a busy server tells the time late
     )
-    until = time.monotonic() + PATIENCE_S
-    while online(home) != ["rossi"]:
-        assert time.monotonic() < until
-        time.sleep(0.3)
+    is_online(home)
     service.process.send_signal(signal.SIGTERM)
     service.heard("STOPPING=1")
     code, log = service.ended()
     assert code == 0
     assert {"supernode", "bottega.site"} <= {line["logger"] for line in log}
     assert "drawings" in " ".join(line["message"] for line in log if line["logger"] == "bottega.site")
+
+
+def test_agent_and_supernode_run_apart_and_each_is_started_again_while_the_other_runs_on(
+    start: Start, home: ServerHome, tmp_path: Path
+) -> None:
+    start("server", "start", "--home", str(home.root)).heard("READY=1")
+    site, apart = joined(home, tmp_path), tmp_path / "apart"
+    (site / "share").mkdir()
+    (site / "share").chmod(0o750)  # as for another user's group
+    apart.mkdir(mode=0o700)
+    (apart / "share").symlink_to(site / "share")  # a mount, where they are two users
+    supernode = start("site", "start", "--part", "supernode", "--home", str(apart))
+    agent = start("site", "start", "--part", "agent", "--home", str(site))
+    agent.heard("READY=1")
+    is_online(home)
+    assert [child.name for child in sorted((site / "share").iterdir())] == [
+        "agent.sock", "ca.crt", "supernode", "supernode.toml",
+    ]  # fmt: skip
+    assert {stat.S_IMODE(file.stat().st_mode) for file in (site / "share").iterdir()} == {0o640, 0o660}
+    assert sorted(file.name for file in apart.iterdir()) == ["confinement.json", "flower", "share", "supernode.lock"]
+
+    agent_facts, supernode_facts = status(site), status(apart)
+    assert (agent_facts["up"], agent_facts["site"], agent_facts["trouble"]) == (True, "rossi", None)
+    assert (supernode_facts["up"], supernode_facts["agent_answers"]) == (True, True)
+    assert "unknown" not in supernode_facts["confinement"]
+    second = start("site", "start", "--part", "agent", "--home", str(site))
+    assert "another agent already serves this home" in second.ended()[1][-1]["message"]
+
+    (flowers,) = supernode_of(supernode)
+    agent.process.terminate()
+    assert agent.ended()[0] == 0
+    assert status(apart) == supernode_facts | {"agent_answers": False}
+    start("site", "start", "--part", "agent", "--home", str(site)).heard("READY=1")
+    assert status(apart) == supernode_facts
+    assert supernode_of(supernode) == [flowers], "it ran on"
+
+    supernode.process.terminate()
+    assert supernode.ended()[0] == 0
+    assert status(apart, code=1) == {"up": False, "part": "supernode", "agent_answers": True}
+    start("site", "start", "--part", "supernode", "--home", str(apart)).heard("READY=1")
+    is_online(home)
+    assert status(site)["up"]
+
+
+def test_a_revoked_site_ends_with_a_code_of_its_own(start: Start, home: ServerHome, tmp_path: Path) -> None:
+    start("server", "start", "--home", str(home.root)).heard("READY=1")
+    site = joined(home, tmp_path)
+    assert command("server", "revoke", "rossi", "--reason", "left", "--home", str(home.root)).returncode == 0
+    code, log = start("site", "start", "--home", str(site)).ended()
+    assert code == 77
+    assert log[-1]["level"] == "critical"
+
+
+def joined(home: ServerHome, folder: Path) -> Path:
+    """Return the home of a site that has joined."""
+    (studio,) = make_studios(folder / "drawings", 1, seed=0)
+    invited = command("server", "invite", "rossi", "--auto-approve", "--json", "--home", str(home.root))
+    token, site = json.loads(invited.stdout)["token"], folder / "rossi"
+    done = command("site", "join", token, "--data", str(studio.folder), "--home", str(site))
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+def is_online(home: ServerHome) -> None:
+    """Wait until the server sees the site's SuperNode."""
+    until = time.monotonic() + PATIENCE_S
+    while online(home) != ["rossi"]:
+        assert time.monotonic() < until
+        time.sleep(0.3)
+
+
+def status(site: Path, code: int = 0) -> dict[str, Any]:
+    done = command("site", "status", "--json", "--home", str(site))
+    assert done.returncode == code, done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
+
+
+def supernode_of(service: Service) -> list[psutil.Process]:
+    return psutil.Process(service.process.pid).children()
 
 
 def sound(doctor: subprocess.CompletedProcess[str], doubtful: AbstractSet[str] = frozenset()) -> set[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack
 from common.proto import bottega_pb2 as pb
+from common.settings import PrivacySettings
 from security.admission import AdmittedUpdate, Check, Refused, Terms, admit, l2_norm
 from security.envelope import Kind, peek_header, seal_body, seal_letter
 from security.identity import Identity
@@ -208,6 +209,50 @@ def test_check_10_norm() -> None:
     tensors = pack(a_delta() * 100, SCHEMA, "B", "fp32")
     why = refused_by(Check.NORM, Answer(tensors=tensors))
     assert why.expected == "at most 10"
+
+
+ASKED = PrivacySettings(epsilon=8, rate=0.25, steps=2, multiplicity=4, clip=1e-3)
+
+
+def told(**other: object) -> pb.Update:
+    """Return the manifest of a private update; ``other`` is what it says otherwise than was asked."""
+    said: dict[str, object] = {
+        "epsilon": 1.5, "delta": 1e-4, "unit": "drawing", "multiplier": 0.9, "clip": 1e-3, "rate": 0.25, "steps": 2,
+        "multiplicity": 4, "budget": pb.BudgetHead(entries=3, digest=b"d" * 32),
+    }  # fmt: skip
+    return pb.Update(examples=40, metrics={"loss": 0.3}, privacy=pb.Privacy(**{**said, **other}))  # type: ignore[arg-type]
+
+
+def test_check_13_privacy_as_it_was_asked_is_recorded_and_nothing_else() -> None:
+    update = judged(Answer(update=told()), replace(TERMS, privacy=ASKED))
+    assert update.metrics == {
+        "epsilon": 1.5, "delta": 1e-4, "multiplier": 0.9, "clip": 1e-3, "rate": 0.25, "steps": 2, "multiplicity": 4,
+    }  # fmt: skip
+    assert update.budget == pb.BudgetHead(entries=3, digest=b"d" * 32)
+
+
+def test_check_13_privacy_that_nothing_is_said_of() -> None:
+    refused_by(Check.PRIVACY, Answer(), replace(TERMS, privacy=ASKED))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"clip": 1e-2}, {"rate": 0.5}, {"steps": 3}, {"steps": 1}, {"multiplicity": 1}, {"unit": "artist"},
+        {"unit": ""},
+        {"multiplier": 0.0}, {"multiplier": float("nan")}, {"multiplier": float("inf")}, {"epsilon": -1.0},
+        {"epsilon": float("nan")}, {"epsilon": float("inf")}, {"delta": 0.0}, {"delta": 1.0}, {"delta": float("nan")},
+        {"clip": float("nan")}, {"budget": pb.BudgetHead()}, {"budget": pb.BudgetHead(entries=1, digest=b"short")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_check_13_privacy_other_than_was_asked_or_that_cannot_be(other: dict[str, object]) -> None:
+    refused_by(Check.PRIVACY, Answer(update=told(**other)), replace(TERMS, privacy=ASKED))
+
+
+def test_what_a_site_says_of_privacy_in_a_run_without_is_not_recorded() -> None:
+    update = judged(Answer(update=told()))
+    assert (update.metrics, update.budget) == ({"loss": 0.3}, None)
 
 
 def test_the_first_failing_check_is_the_one_that_is_named() -> None:

@@ -16,13 +16,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from client.agent import AgentService, SiteAgent, get_status, is_alive, serve, slug
+from client.agent import AgentService, SiteAgent, slug
+from client.agent_socket import get_status, is_alive, serve
+from client.approvals import Approvals
+from client.cli import site_app
 from client.policy import HouseRules, RuleError, check_rules
 from client.work import Answer, Bench, Job, asked
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack, unpack
 from common.errors import AdapterError, AgentError, BaseModelError, BottegaError, EnvelopeError
+from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
 from common.settings import LoraSettings, RunSettings, TrainingSettings
@@ -398,3 +403,33 @@ def test_too_long_a_path_is_a_clear_error(service: AgentService, tmp_path: Path)
 
 def test_no_agent_is_alive_where_there_is_no_socket(tmp_path: Path) -> None:
     assert get_status(tmp_path / "agent.sock") is None
+
+
+def test_the_status_of_a_site_names_the_runs_that_wait_and_how_to_let_them(
+    service: AgentService, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = SiteHome(tmp_path_factory.mktemp("h"))
+    order = RunOrder("r7", OPERATOR.id, RunSettings(quorum=1), BASE, SCHEMA, ("rossi",), 0)
+    with pytest.raises(RuleError):
+        Approvals(home.approvals).hold(order, time.monotonic())
+    server = serve(service, home.socket)
+    try:
+        asked = CliRunner().invoke(site_app, ["status", "--json", "--home", str(home.root)])
+        Approvals(home.approvals).approve("r7")
+        approved = CliRunner().invoke(site_app, ["status", "--json", "--home", str(home.root)])
+    finally:
+        server.stop(None).wait()
+    assert json.loads(asked.stdout)["waiting_runs"] == ["r7"]
+    assert f"Next: bottega site approve-run r7 --home {home.root}" in asked.stderr
+    assert json.loads(approved.stdout)["waiting_runs"] == []
+    assert "Next" not in approved.stderr
+
+
+def test_in_a_folder_that_is_for_a_group_the_socket_is_too(service: AgentService, path: Path) -> None:
+    path.parent.chmod(0o750)
+    server = serve(service, path)
+    try:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert path.stat().st_gid == path.parent.stat().st_gid
+    finally:
+        server.stop(None).wait()

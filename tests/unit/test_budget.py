@@ -9,16 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.budget import Budget, BudgetError, BudgetSettings, Head
+from client.budget import COUNT_EPSILON, Budget, BudgetError, Head, _two_sided_geometric
+from client.budget_settings import BudgetSettings
+from client.units import Unit
 from common.errors import BottegaError
 from security import files
 from security.accounting import Steps, epsilon_of, multiplier_for, would_exceed
+from security.noise import SeededNoise
 from security.vault import Vault
 
 DELTA = 1e-5
 ROUND = Steps(30.0, 1.0, 10)
 COST = epsilon_of([ROUND], DELTA)
-UNITS = [f"{n:064x}" for n in range(20)]
+UNITS = tuple(Unit(frozenset({f"{n:064x}"}), (n,)) for n in range(20))
 NOW = 1_800_000_000_000
 
 
@@ -34,7 +37,7 @@ def opened(tmp_path: Path, vault: Vault, epsilon: float = 3.0, **more: float) ->
 def test_a_round_costs_what_the_accountant_says_and_rounds_compose(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
     assert budget.spent() == {}
-    assert budget.reserve("r1", 1, ROUND, UNITS, NOW) == frozenset(UNITS)
+    assert budget.reserve("r1", 1, ROUND, UNITS, NOW) == UNITS
     assert budget.spent() == {0: COST}
     budget.reserve("r1", 2, ROUND, UNITS, NOW)
     budget.reserve("r2", 1, ROUND, UNITS, NOW)
@@ -79,7 +82,7 @@ def test_new_drawings_begin_with_nothing_spent_and_old_ones_are_left_out_when_th
 ) -> None:
     budget = opened(tmp_path, vault, epsilon=1.1 * COST)
     budget.reserve("r1", 1, ROUND, UNITS[:10], NOW)
-    assert budget.reserve("r1", 2, ROUND, UNITS, NOW) == frozenset(UNITS[10:])
+    assert budget.reserve("r1", 2, ROUND, UNITS, NOW) == UNITS[10:]
     assert budget.spent() == {0: COST, 1: COST}
     with pytest.raises(BudgetError):
         budget.reserve("r1", 3, ROUND, UNITS, NOW)
@@ -89,7 +92,7 @@ def test_another_folder_with_the_same_drawings_has_the_same_budget(tmp_path: Pat
     budget = opened(tmp_path, vault, epsilon=1.1 * COST)
     budget.reserve("r1", 1, ROUND, UNITS, NOW)
     with pytest.raises(BudgetError):
-        budget.reserve("r9", 1, ROUND, reversed([*UNITS, *UNITS]), NOW)
+        budget.reserve("r9", 1, ROUND, tuple(reversed(UNITS)), NOW)
 
 
 def test_two_who_spend_at_once_see_each_others_spending(tmp_path: Path, vault: Vault) -> None:
@@ -191,13 +194,75 @@ def test_a_clock_that_went_backwards_is_refused(tmp_path: Path, vault: Vault) ->
         budget.reserve("r1", 3, ROUND, UNITS, NOW - 86_400_000)
 
 
+def many(count: int, start: int = 1000) -> tuple[Unit, ...]:
+    return tuple(Unit(frozenset({f"{n:064x}"}), (n,)) for n in range(start, start + count))
+
+
 def test_a_delta_that_may_give_a_unit_away_is_refused(tmp_path: Path, vault: Vault) -> None:
-    budget = Budget(tmp_path / "budget", vault, BudgetSettings(epsilon=3, delta=0.2))
-    with pytest.raises(BudgetError, match="delta is too large"):
-        budget.reserve("r1", 1, ROUND, UNITS[:5], NOW)
-    with pytest.raises(BudgetError, match="delta is too large"):
-        budget.reserve("r1", 1, ROUND, [], NOW)
-    budget.reserve("r1", 1, ROUND, UNITS[:4], NOW)
+    budget = Budget(tmp_path / "budget", vault, BudgetSettings(epsilon=3, delta=0.01))
+    with pytest.raises(BudgetError, match=r"delta is too large for so many units; got 0\.01; expected below 1/"):
+        budget.count("drawing", many(300), SeededNoise(1), NOW)
+
+
+def test_nothing_and_too_few_are_refused(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    with pytest.raises(BudgetError, match="there is nothing to train on"):
+        budget.reserve("r1", 1, ROUND, (), NOW)
+    with pytest.raises(BudgetError, match="too few drawings to hide one among them"):
+        budget.count("drawing", UNITS[:3], SeededNoise(2), NOW)
+    assert budget.spends == ()
+
+
+def test_how_many_there_are_is_told_once_with_noise_and_costs_once(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    told = budget.count("drawing", many(200), SeededNoise(1), NOW)
+    assert 100 < told < 300
+    assert budget.spent() == {0: pytest.approx(0.1)}
+    for source in (SeededNoise(2), SeededNoise(3)):
+        assert budget.count("drawing", many(200), source, NOW) == told
+        assert opened(tmp_path, vault).count("drawing", many(200), source, NOW) == told
+    assert budget.spent() == {0: pytest.approx(0.1)}
+    budget.count("artist", many(200), SeededNoise(4), NOW)
+    budget.reserve("r1", 1, ROUND, many(200), NOW)
+    assert budget.spent()[0] == pytest.approx(0.2 + COST)
+
+
+def test_the_noise_on_the_number_is_two_sided_geometric(tmp_path: Path, vault: Vault) -> None:
+    source = SeededNoise(7)
+    drawn = [_two_sided_geometric(COUNT_EPSILON, source) for _ in range(20_000)]
+    ratio = math.exp(-COUNT_EPSILON)
+    middle, one = (sum(x == at for x in drawn) / len(drawn) for at in (0, 1))
+    assert middle == pytest.approx((1 - ratio) / (1 + ratio), rel=0.1)
+    assert one / middle == pytest.approx(ratio, rel=0.15)
+    assert abs(sum(drawn) / len(drawn)) < 0.5
+
+
+def test_telling_the_number_is_refused_when_it_cannot_be_afforded(tmp_path: Path, vault: Vault) -> None:
+    with pytest.raises(BudgetError, match="budget is spent"):
+        opened(tmp_path, vault, epsilon=0.05).count("drawing", many(200), SeededNoise(1), NOW)
+
+
+def test_an_artist_has_the_past_of_all_their_drawings(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault, epsilon=1.1 * COST)
+    old, new = many(30), many(30, start=5000)
+    budget.reserve("r1", 1, ROUND, old, NOW)
+    artists = tuple(Unit(a.digests | b.digests, (*a.rows, *b.rows)) for a, b in zip(old, new, strict=True))
+    with pytest.raises(BudgetError, match="budget is spent"):
+        budget.reserve("r2", 1, ROUND, artists, NOW)
+    assert budget.reserve("r2", 2, ROUND, new, NOW) == new
+    stranger = Unit(frozenset({"f" * 64}), (99,))
+    assert budget.reserve("r2", 3, ROUND, (*artists, stranger), NOW) == (stranger,)
+
+
+def test_the_report_says_what_each_run_cost(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    budget.reserve("r1", 2, ROUND, UNITS, NOW)
+    budget.reserve("r2", 1, ROUND, UNITS, NOW)
+    [account] = budget.report()
+    assert (account.cohort, account.drawings, account.by_run["r2"]) == (0, 20, (1, COST))
+    assert account.by_run["r1"] == (2, budget.spent("r1")[0])
+    assert account.spent == budget.spent()[0]
 
 
 @pytest.mark.parametrize(

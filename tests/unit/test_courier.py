@@ -20,7 +20,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.agent import GRPC_OPTIONS
+from client.agent_socket import GRPC_OPTIONS
 from client.app import app, hand_over
 from common.courier_records import from_envelope, to_envelope
 from common.errors import AgentError, EnvelopeError

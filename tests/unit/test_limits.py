@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from server.limits import MOST_CALLERS, Listening, RateLimit
+from common.listening import Listening
+from server.limits import MOST_CALLERS, RateLimit
 
 
 class Clock:
@@ -84,3 +85,13 @@ def test_nobody_else_has_to_call_for_a_silent_call_to_end() -> None:
         ended = threading.Event()
         with listening.to("a", ended.set):
             assert ended.wait(20)
+
+
+def test_where_all_callers_bear_one_name_the_one_silent_longest_makes_room() -> None:
+    listening, ended = Listening(most_each=2, patience_s=60, make_room=True), list[int]()
+    with ExitStack() as calls:
+        held = [calls.enter_context(listening.to("all", lambda n=n: ended.append(n))) for n in range(5)]  # type: ignore[misc]
+        assert (held, ended) == ([True] * 5, [0, 1, 2])
+        assert listening._each == {"all": 2}
+    assert not listening._each
+    assert not listening._silent

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -22,7 +24,7 @@ from client.work import asked as asked_by
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.errors import SettingsError
 from common.models import Base, attach_lora
-from common.settings import LoraSettings, RunSettings, TrainingSettings, parse, read_toml
+from common.settings import LoraSettings, PrivacySettings, RunSettings, TrainingSettings, parse, read_toml
 from security.names import Role, SpiffeId
 from security.run_order import RunOrder
 from server.start import fresh_state
@@ -30,7 +32,7 @@ from server.start import fresh_state
 ROME = ZoneInfo("Europe/Rome")
 NOW = dt.datetime(2026, 11, 23, 12, 0, tzinfo=ROME)  # a Monday
 BASE, OTHER = "b" * 64, "0" * 64
-ASKED = Asked("anna", 2, BASE, LoraSettings(), TrainingSettings())
+ASKED = Asked("anna", 2, BASE, LoraSettings(), TrainingSettings(), PrivacySettings())
 
 
 def asking(
@@ -40,8 +42,12 @@ def asking(
     base: str = BASE,
     lora: LoraSettings | None = None,
     training: TrainingSettings | None = None,
+    privacy: PrivacySettings | Literal[False] | None = None,
 ) -> Asked:
-    return Asked(operator, sites, base, lora or LoraSettings(), training or TrainingSettings())
+    return Asked(
+        operator, sites, base, lora or LoraSettings(), training or TrainingSettings(),
+        PrivacySettings() if privacy is None else privacy,
+    )  # fmt: skip
 
 
 def onto(*targets: str) -> Asked:
@@ -49,7 +55,15 @@ def onto(*targets: str) -> Asked:
 
 
 def training(**settings: float) -> Asked:
-    return asking(training=TrainingSettings.model_validate(settings))
+    """Without privacy: with it neither batches nor measurements are as these settings say."""
+    return asking(training=TrainingSettings.model_validate(settings), privacy=False)
+
+
+def private(**settings: float | str) -> Asked:
+    return asking(privacy=PrivacySettings.model_validate(settings))
+
+
+OPEN = partial(HouseRules, without_privacy=True)
 
 
 TWENTY_STEPS = training(steps=20, batch=8, accumulate=4)
@@ -66,11 +80,19 @@ PASSES: dict[str, tuple[HouseRules, Asked]] = {
     "either method": (HouseRules(), asking(lora=LoraSettings(method="both"))),
     "the method": (HouseRules(methods=("ffa",)), asking(lora=LoraSettings(method="ffa"))),
     "just the rank": (HouseRules(most_rank=8), asking(lora=LoraSettings(rank=8))),
-    "just the steps": (HouseRules(most_steps=20), TWENTY_STEPS),
-    "just the batch": (HouseRules(most_batch=32), TWENTY_STEPS),
-    "just the examples": (HouseRules(most_examples=640), TWENTY_STEPS),
-    "just the measured": (HouseRules(most_measured=256), training(held_out_most=64, held_out_draws=4)),
-    "just the learning rate": (HouseRules(most_learning_rate=0.01), training(learning_rate=0.01)),
+    "just the steps": (OPEN(most_steps=20), TWENTY_STEPS),
+    "just the private steps": (HouseRules(most_steps=2), private(steps=2)),
+    "just the batch": (OPEN(most_batch=32), TWENTY_STEPS),
+    "just the examples": (OPEN(most_examples=640), TWENTY_STEPS),
+    "just the measured": (OPEN(most_measured=256), training(held_out_most=64, held_out_draws=4)),
+    "a private run measures nothing": (HouseRules(most_measured=1), ASKED),
+    "just the learning rate": (OPEN(most_learning_rate=0.01), training(learning_rate=0.01)),
+    "without privacy, where that is allowed": (OPEN(), asking(privacy=False)),
+    "any epsilon": (HouseRules(), private(epsilon=1000.0)),
+    "just the epsilon": (HouseRules(most_epsilon=8), private(epsilon=8.0)),
+    "each artist where each drawing is enough": (HouseRules(), private(unit="artist")),
+    "each artist": (HouseRules(protect="artist"), private(unit="artist")),
+    "just the draws": (HouseRules(most_draws=4), private(multiplicity=4)),
     "any sites": (HouseRules(), asking(sites=1)),
     "just the sites": (HouseRules(least_sites=3), asking(sites=3)),
 }
@@ -84,13 +106,18 @@ REFUSED: dict[str, tuple[HouseRules, Asked, str]] = {
     "targets: one of two": (HouseRules(targets=("to_q",)), onto("to_q", "ff.net.2"), "got 'ff.net.2'; expected to_q"),
     "methods": (HouseRules(methods=("ffa",)), asking(lora=LoraSettings(method="both")), "got both; expected ffa"),
     "most_rank": (HouseRules(most_rank=8), asking(lora=LoraSettings(rank=9)), "got 9; expected at most 8"),
-    "most_steps": (HouseRules(most_steps=19), TWENTY_STEPS, "got 20; expected at most 19"),
-    "most_batch": (HouseRules(most_batch=32), training(batch=8, accumulate=5), "got 40; expected at most 32"),
-    "most_examples": (HouseRules(most_examples=639), TWENTY_STEPS, "got 640; expected at most 639"),
+    "most_steps": (OPEN(most_steps=19), TWENTY_STEPS, "got 20; expected at most 19"),
+    "most_steps: private": (HouseRules(most_steps=1), private(steps=2), "got 2; expected at most 1"),
+    "most_batch": (OPEN(most_batch=32), training(batch=8, accumulate=5), "got 40; expected at most 32"),
+    "most_examples": (OPEN(most_examples=639), TWENTY_STEPS, "got 640; expected at most 639"),
+    "without_privacy": (HouseRules(), asking(privacy=False), "got privacy = false; expected privacy"),
+    "most_epsilon": (HouseRules(most_epsilon=8), private(epsilon=8.1), "got 8.1; expected at most 8"),
+    "protect": (HouseRules(protect="artist"), ASKED, "got each drawing; expected each artist"),
+    "most_draws": (HouseRules(most_draws=3), private(multiplicity=4), "got 4; expected at most 3"),
     "most_measured": (
-        HouseRules(most_measured=256), training(held_out_most=64, held_out_draws=5), "got 320; expected at most 256",
+        OPEN(most_measured=256), training(held_out_most=64, held_out_draws=5), "got 320; expected at most 256",
     ),
-    "most_learning_rate": (HouseRules(most_learning_rate=0.01), training(learning_rate=0.011), "got 0.011; expected"),
+    "most_learning_rate": (OPEN(most_learning_rate=0.01), training(learning_rate=0.011), "got 0.011; expected"),
     "least_sites": (HouseRules(least_sites=3), ASKED, "got 2; expected at least 3"),
     "least_sites: not known": (HouseRules(), asking(sites=0), "got 0; expected at least 1"),
 }  # fmt: skip
@@ -122,7 +149,9 @@ def test_every_setting_but_those_of_asking_and_time_has_a_line_that_refuses() ->
 
 
 def test_a_rule_without_a_number_to_compare_refuses() -> None:
-    no_number = dataclasses.replace(ASKED, training=TrainingSettings.model_construct(learning_rate=float("nan")))
+    no_number = dataclasses.replace(
+        asking(privacy=False), training=TrainingSettings.model_construct(learning_rate=float("nan"))
+    )
     with pytest.raises(RuleError, match=r"rules\.most_learning_rate"):
         policy.check_learning_rate(HouseRules(), no_number)
 
@@ -130,9 +159,9 @@ def test_a_rule_without_a_number_to_compare_refuses() -> None:
 def test_all_rules_that_are_broken_are_named_at_once() -> None:
     rules = HouseRules(most_rank=4, most_steps=5, hours=("Sun",), timezone="Europe/Rome")
     with pytest.raises(RuleError) as caught:
-        check_rules(rules, ASKED, NOW)
-    assert caught.value.rule == "rules.most_rank, rules.most_steps, rules.hours"
-    for words in ("got 8, expected at most 4", "got 12, expected at most 5", "got Mon 12:00, expected Sun"):
+        check_rules(rules, TWENTY_STEPS, NOW)
+    assert caught.value.rule == "rules.most_rank, rules.most_steps, rules.without_privacy, rules.hours"
+    for words in ("got 8, expected at most 4", "got 20, expected at most 5", "got Mon 12:00, expected Sun"):
         assert words in str(caught.value)
 
 
@@ -166,7 +195,7 @@ def verdict(rules: HouseRules) -> frozenset[str]:
 @given(steps=st.integers(1, 5000), most=st.integers(1, 5000))
 def test_no_run_ever_gets_more_steps_than_the_house_allows(steps: int, most: int) -> None:
     try:
-        check_rules(HouseRules(most_steps=most), training(steps=steps, batch=1), NOW)
+        check_rules(OPEN(most_steps=most), training(steps=steps, batch=1), NOW)
     except RuleError:
         assert steps > most
     else:
@@ -178,7 +207,9 @@ def test_of_an_orders_sites_those_count_without_which_a_round_changes_nothing() 
         "r1", SpiffeId("fed.example", Role.OPERATOR, "anna"), RunSettings(quorum=2), BASE,
         AdapterSchema((LoraModule("mid.attn.to_q", 6, 5, 2),)), ("bianchi", "rossi", "verdi"), 0,
     )  # fmt: skip
-    assert asked_by(order) == Asked("anna", 2, BASE, order.settings.lora, order.settings.training)
+    assert asked_by(order) == Asked(
+        "anna", 2, BASE, order.settings.lora, order.settings.training, order.settings.privacy
+    )
 
 
 # Time

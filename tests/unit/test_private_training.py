@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import binomtest, kstest
+from torch import Tensor
 
 from client.dataset import TrainingSet
 from client.private_training import (
@@ -19,6 +20,7 @@ from client.private_training import (
     train_privately,
 )
 from client.training import example_losses, held_out_loss
+from client.units import Unit
 from common.adapter_schema import Adapter
 from common.errors import PrivacyError, TrainingError
 from common.models import Base, LoraFactors, attach_lora
@@ -35,6 +37,10 @@ def start(base: Base, lora: LoraSettings) -> Adapter:
     return fresh_state(schema, RunSettings(lora=lora)).adapter
 
 
+def alone(data: TrainingSet) -> list[tuple[int, ...]]:
+    return [(row,) for row in range(len(data))]
+
+
 @pytest.mark.parametrize("method", ["ffa", "both"])
 def test_the_gradient_of_each_drawing_is_the_one_that_it_has_alone(base: Base, latents: Latents, method: str) -> None:
     lora = LoraSettings(method=method, rank=4, targets=WIDE)  # type: ignore[arg-type]
@@ -45,7 +51,7 @@ def test_the_gradient_of_each_drawing_is_the_one_that_it_has_alone(base: Base, l
     few = torch.arange(3)
     plain = TrainingSettings(caption_dropout=0.0)
     with per_drawing_gradients(base.unet):
-        together = _gradients(base, parameters, data, few, plain, draws, SeededNoise(1))
+        together = _gradients(base, parameters, data, [(0,), (1,), (2,)], plain, draws, SeededNoise(1))
     # The same chance, drawn as `_gradients` draws it, then each drawing on its own.
     chance = torch.Generator().manual_seed(int(SeededNoise(1).uniforms(1)[0] * 2**53))
     index = few.repeat_interleave(draws)
@@ -79,8 +85,8 @@ def test_one_drawing_more_changes_the_clipped_sum_by_at_most_the_clip(base: Base
     mechanism = Mechanism(multiplier=1.0, clip=1e-3, multiplicity=2, at_once=1)
     fewer = TrainingSet(data.views[:4], data.states, data.caption[:4])
     with per_drawing_gradients(base.unet):
-        more = _clipped(base, parameters, data, plain, mechanism, SeededNoise(2))
-        less = _clipped(base, parameters, fewer, plain, mechanism, _SameCoins(2, skip=1))
+        more = _clipped(base, parameters, data, alone(data), plain, mechanism, SeededNoise(2))
+        less = _clipped(base, parameters, fewer, alone(fewer), plain, mechanism, _SameCoins(2, skip=1))
     changed = float(torch.linalg.vector_norm((more.total - less.total).double()))
     assert 0 < changed <= mechanism.clip * 1.001
 
@@ -104,7 +110,7 @@ def test_however_many_are_in_memory_at_a_time_the_bound_of_the_sum_is_the_same(b
     with per_drawing_gradients(base.unet):
         for at_once in (1, 2, 5, 50):
             mechanism = Mechanism(multiplier=1.0, clip=1e-3, at_once=at_once, multiplicity=1)
-            sums = _clipped(base, parameters, data, TrainingSettings(), mechanism, SeededNoise(3))
+            sums = _clipped(base, parameters, data, alone(data), TrainingSettings(), mechanism, SeededNoise(3))
             assert sums.bound == 1e-3
             assert float(torch.linalg.vector_norm(sums.total)) <= 5e-3
 
@@ -146,9 +152,68 @@ def test_without_anything_learned_a_step_is_the_stated_noise(base: Base, latents
     with per_drawing_gradients(base.unet):
         from security.noise import add_noise
 
-        clipped = _clipped(base, parameters, data, TrainingSettings(), mechanism, SecureNoise())
+        clipped = _clipped(base, parameters, data, alone(data), TrainingSettings(), mechanism, SecureNoise())
         noised = add_noise(clipped, mechanism.multiplier, SecureNoise()).total.double().numpy() / (50.0 * 1e-3)
     assert kstest(noised, "norm").pvalue > 1e-5
+
+
+ARTISTS = [(0, 1, 2, 3, 4), (5,), (6, 7)]
+
+
+def test_removing_a_whole_artist_changes_the_sum_by_at_most_the_bound(base: Base, latents: Latents) -> None:
+    """The definition, and that it would not hold for an artist if drawings were clipped one by one."""
+    adapter, data, plain = start(base, LoraSettings(rank=4)), latents(8), TrainingSettings(caption_dropout=0.0)
+    factors = LoraFactors(base.unet)
+    factors.load(Adapter(adapter.schema, adapter.a, adapter.b + 0.01))
+    parameters = factors.trained()
+    mechanism = Mechanism(multiplier=1.0, clip=1e-3, multiplicity=2, at_once=1)
+
+    def total(rows: list[tuple[int, ...]], left_out: int) -> Tensor:
+        source = _SameCoins(5, skip=left_out)
+        return _clipped(base, parameters, data, rows[: len(rows) - left_out], plain, mechanism, source).total
+
+    with per_drawing_gradients(base.unet):
+        last = [ARTISTS[1], ARTISTS[2], ARTISTS[0]]
+        by_artist = float(torch.linalg.vector_norm(total(last, 0) - total(last, 1)))
+        each: list[tuple[int, ...]] = [(5,), (6,), (7,), (0,), (1,), (2,), (3,), (4,)]
+        by_drawing = float(torch.linalg.vector_norm(total(each, 0) - total(each, 5)))
+    assert 0 < by_artist <= mechanism.clip * 1.001
+    assert by_drawing > mechanism.clip * 1.2
+
+
+def test_an_artist_takes_no_longer_than_a_drawing_and_each_drawing_has_its_turn(base: Base, latents: Latents) -> None:
+    asked: list[list[int]] = []
+
+    class Watched(TrainingSet):
+        def latents(self, index: Tensor, chance: torch.Generator) -> Tensor:
+            asked.append(index.tolist())
+            return super().latents(index, chance)
+
+    plain = latents(8)
+    data = Watched(plain.views, plain.states, plain.caption)
+    lora, adapter = LoraSettings(rank=4), start(base, LoraSettings(rank=4))
+    units = [Unit(frozenset(), rows) for rows in ARTISTS]
+    mechanism = Mechanism(multiplier=1.0, clip=1e-3, multiplicity=4)
+    few = TrainingSettings(steps=6)
+    done = train_privately(base, adapter, data, lora, few, mechanism, SeededNoise(3), units=units, expected=3.0)
+    assert done.examples == 3
+    assert {len(index) for index in asked} == {3 * 4}
+    assert {row for index in asked for row in index} == set(range(8))
+
+
+def test_the_public_number_divides_and_not_how_many_there_are(base: Base, latents: Latents) -> None:
+    lora, adapter = LoraSettings(rank=4), start(base, LoraSettings(rank=4))
+    parameters, seen = LoraFactors(base.unet).trained(), list[Tensor]()
+
+    def watch(_: int) -> None:
+        seen.append(torch.cat([p.grad.reshape(-1) for p in parameters if p.grad is not None]))
+
+    for expected in (4.0, 8.0):
+        train_privately(
+            base, adapter, latents(4), lora, TrainingSettings(steps=1), Mechanism(1.0, 1e-3), SeededNoise(3),
+            after_step=watch, expected=expected,
+        )  # fmt: skip
+    assert torch.allclose(seen[0], 2 * seen[1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,16 @@
+"""What a studio allows to be spent on its drawings: ``[privacy]`` in ``site.toml``."""
+
+from __future__ import annotations
+
+from common.settings import Settings
+
+
+class BudgetSettings(Settings):
+    """What a site allows to be spent on its drawings, ever. Written here and nowhere else."""
+
+    epsilon: float = 10.0
+    """For the lifetime of a drawing, over all runs."""
+    delta: float = 1e-4
+    """Below one over the number of units."""
+    epsilon_a_run: float | None = None
+    """For one run; no other limit than the whole when left out."""

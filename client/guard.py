@@ -1,0 +1,91 @@
+"""The guard of the drawings in private runs: what a round may do with them, taken from the budget before it is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from client.budget import Budget, Head
+from client.drawings import Drawing
+from client.units import Unit, units_of
+from common.proto import bottega_pb2 as pb
+from common.settings import PrivacySettings
+from security.accounting import Steps
+from security.noise import NoiseSource
+from security.privacy_plan import planned_steps
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What one round may do, spent already.
+
+    Attributes:
+        units: Those that may be trained on.
+        steps: How many, how noisy, and with which chance a unit is in each.
+        count: How many units there are, with noise on it: a number that may be told.
+        told: What the update says of it.
+    """
+
+    units: tuple[Unit, ...]
+    steps: Steps
+    count: int
+    told: pb.Privacy
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Spends a site's budget.
+
+    Args:
+        budget: The site's.
+        drawings: The training split, in the order of its encoded rows.
+        source: Where noise and coins come from.
+    """
+
+    budget: Budget
+    drawings: Sequence[Drawing]
+    source: NoiseSource
+
+    def check_not_behind(self, told: pb.BudgetHead) -> None:
+        """Refuse a record that has forgotten what it told of itself before.
+
+        Raises:
+            BudgetError: It has fewer entries than were told, or other ones.
+        """
+        self.budget.check_not_behind(Head(told.entries, told.digest.hex()))
+
+    def allow(self, run: str, number: int, rounds: int, privacy: PrivacySettings, now_ms: int) -> Allowance:
+        """Spend what a round may cost.
+
+        Args:
+            run: The run's id.
+            number: The round.
+            rounds: How many rounds of the run train.
+            privacy: The run's settings.
+            now_ms: Unix time, milliseconds.
+
+        Raises:
+            BudgetError: The budget does not allow it, or cannot be believed.
+            PrivacyError: No noise suffices for so small an epsilon.
+        """
+        limits, units = self.budget.settings, units_of(self.drawings, privacy.unit)
+        most = math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run
+        steps = planned_steps(privacy, rounds, most, limits.delta)
+        count = self.budget.count(privacy.unit, units, self.source, now_ms)
+        allowed = self.budget.reserve(run, number, steps, units, now_ms)
+        return Allowance(allowed, steps, count, self._told(run, privacy, steps))
+
+    def _told(self, run: str, privacy: PrivacySettings, steps: Steps) -> pb.Privacy:
+        head = self.budget.head
+        return pb.Privacy(
+            epsilon=max(self.budget.spent(run).values()),
+            delta=self.budget.settings.delta,
+            unit=privacy.unit,
+            multiplier=steps.multiplier,
+            clip=privacy.clip,
+            rate=steps.rate,
+            steps=steps.count,
+            multiplicity=privacy.multiplicity,
+            budget=pb.BudgetHead(entries=head.entries, digest=bytes.fromhex(head.digest)),
+        )

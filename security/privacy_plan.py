@@ -1,0 +1,32 @@
+"""What the privacy settings of a run come to at a site: how much noise a step needs to keep the run in its epsilon.
+
+The one place where an epsilon becomes noise. A site calls it with the smaller of what the run asks and of what its own
+budget allows a run, so its noise is never less than the run's settings ask for.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from common.settings import PrivacySettings
+from security.accounting import Steps, multiplier_for
+
+
+def planned_steps(privacy: PrivacySettings, rounds: int, epsilon: float, delta: float) -> Steps:
+    """Return the steps of one round, with the noise with which all rounds together stay within an epsilon.
+
+    Args:
+        privacy: The run's settings.
+        rounds: How many rounds train.
+        epsilon: What the site allows the run; the run's own epsilon or less.
+        delta: What the site accounts with; the run's own delta or less.
+
+    Raises:
+        PrivacyError: No noise that is of any use suffices.
+    """
+    tightest = min(epsilon, privacy.epsilon), min(delta, privacy.delta)
+    return Steps(_multiplier(*tightest, privacy.rate, rounds * privacy.steps), privacy.rate, privacy.steps)
+
+
+# A second or more a search, and every round of a run asks the same.
+_multiplier = lru_cache(maxsize=64)(multiplier_for)
