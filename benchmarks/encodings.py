@@ -48,7 +48,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     rounds = 2 if args.quick else args.rounds
-    settings = RunSettings(rounds=rounds, seed=args.seed, training=TrainingSettings(steps=6, batch=8))
+    settings = RunSettings(rounds=rounds, seed=args.seed, privacy=False, training=TrainingSettings(steps=6, batch=8))
     base = load_base()
     sites = studio_sites(base, args.sites, args.seed)
     rows = {encoding: _measured(base, sites, settings, encoding) for encoding in get_args(Encoding)}
@@ -65,7 +65,7 @@ def studio_sites(base: Base, count: int, seed: int) -> list[SimulatedSite]:
     """Return the first procedural studios as sites, their drawings made, read and encoded as a site does it."""
     with tempfile.TemporaryDirectory() as name:
         sites = []
-        for studio in make_studios(Path(name), count, seed):
+        for studio in make_studios(Path(name), count, seed, each=90):
             found = load_drawings(studio.folder, DrawingSettings(size=base.pixels))
             sites.append(SimulatedSite(studio.name, encode(base, found.train), encode(base, found.held_out)))
     return sites

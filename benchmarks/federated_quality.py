@@ -78,7 +78,9 @@ def main() -> None:
 
 def quality_settings(rounds: int, steps: int, seed: int) -> RunSettings:
     """Return the run that is compared."""
-    return RunSettings(rounds=rounds, seed=seed, lora=LoraSettings(), training=TrainingSettings(steps=steps))
+    return RunSettings(
+        rounds=rounds, seed=seed, privacy=False, lora=LoraSettings(), training=TrainingSettings(steps=steps)
+    )
 
 
 @dataclass(frozen=True)

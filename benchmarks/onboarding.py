@@ -40,7 +40,7 @@ from server.store import Store
 BOTTEGA = [sys.executable, "-P", "-m", "deploy.cli"]
 ROOT = Path(__file__).resolve().parents[1]
 LOOK = "bottega server sites"
-RUN = "rounds = 1\n[training]\nsteps = 1\nheld_out_draws = 1\n"
+RUN = "rounds = 1\n[privacy]\nsteps = 1\nmultiplicity = 1\n"
 
 
 def main() -> None:
@@ -81,7 +81,7 @@ def _by_us(root: Path) -> Journey:
     journey = Journey("bottega", by_hand=1)  # run.toml
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     home = ServerHome(root / "server")
-    make_studios(root / "drawings", len(SITES), seed=0)
+    make_studios(root / "drawings", len(SITES), seed=0, each=90)
     drawings = dict(zip(SITES, sorted((root / "drawings").iterdir()), strict=True))
     (root / "run.toml").write_text(RUN, "utf-8")
     with ExitStack() as ended:

@@ -176,7 +176,7 @@ def _ours(root: Path, sizes: Sequence[Size], rounds: int, took: Took) -> None:
     premises = prepare(root / "federation")
     studios = [StudioFolder(name, root) for name in NODES]
     with Supervisor() as supervisor:
-        start_server(premises, supervisor, studios, "embedded")
+        start_server(premises, supervisor, studios, RunSettings())
         for name in NODES:
             _start_idle_site(premises, supervisor, name)
         wait_for_sites(premises, supervisor, studios)
@@ -190,7 +190,11 @@ def _ours(root: Path, sizes: Sequence[Size], rounds: int, took: Took) -> None:
 
 def _run_settings(method: Literal["both", "ffa"], rounds: int) -> RunSettings:
     return RunSettings(
-        rounds=rounds, quorum=len(NODES), lora=LoraSettings(method=method), training=TrainingSettings(steps=1)
+        privacy=False,
+        rounds=rounds,
+        quorum=len(NODES),
+        lora=LoraSettings(method=method),
+        training=TrainingSettings(steps=1),
     )
 
 

@@ -83,7 +83,7 @@ Took = dict[str, list[Seconds]]
 
 def _drawings(base: Base) -> list[Drawing]:
     with tempfile.TemporaryDirectory() as name:
-        folder = make_studios(Path(name), 1, seed=0)[0].folder
+        folder = make_studios(Path(name), 1, seed=0, each=90)[0].folder
         return list(load_drawings(folder, DrawingSettings(size=base.pixels)).train)
 
 

@@ -35,7 +35,7 @@ from security.vault import Vault
 BACKWARDS_MS = 300_000
 """How far the clock may be behind the record's newest entry: five minutes."""
 
-COUNT_EPSILON = 0.1
+COUNT_EPSILON = 0.2
 """What it costs, once, to tell how many units there are."""
 
 FEWEST = 20

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from client.cli_budget import add_budget
 from client.cli_data import data_app
 from client.cli_health import add_health
 from client.cli_runs import runs_app
@@ -35,6 +36,7 @@ __all__ = ["data_app", "site_app"]
 site_app = typer.Typer(help="Run a site: a studio with private drawings.", no_args_is_help=True)
 site_app.add_typer(runs_app)
 add_health(site_app)
+add_budget(site_app)
 add_passphrase(site_app, "site", lambda home: [SiteHome(home)])
 
 Home = Annotated[Path, typer.Option(help="The site's home folder.")]

@@ -86,7 +86,7 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
     progress.open([s.name for s in studios], settings.run.rounds)
     with Supervisor() as supervisor:
         with clock.stage("founding the federation and starting its processes"):
-            start_server(premises, supervisor, studios, settings.run.base)
+            start_server(premises, supervisor, studios, settings.run)
             start_sites(premises, supervisor, studios)
         with clock.stage("drawing with the base, before any training"):
             drawings = {s.name: _drawings(premises, s) for s in studios}

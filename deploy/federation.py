@@ -12,11 +12,14 @@ from functools import partial
 from pathlib import Path
 
 from client.agent_socket import is_alive
+from client.budget_settings import BudgetSettings
+from client.policy import HouseRules
 from client.settings import SiteSettings
 from client.settling import join, settle
 from common.errors import HomeError
 from common.paths import ServerHome, SiteHome
 from common.processes import ChildProcess, Supervisor
+from common.settings import RunSettings
 from deploy.studios import StudioFolder
 from server.founding import add_site, found
 from server.house import open_house
@@ -77,8 +80,10 @@ def tear_down(premises: Premises) -> None:
         _remove(premises.root / name)
 
 
-def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[StudioFolder], base: str) -> None:
+def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[StudioFolder], run: RunSettings) -> None:
     """Found the federation, settle every site, and start the server, which then knows its ports.
+
+    The sites allow what the run asks: all of them are one person's.
 
     Raises:
         ProcessError: The server did not start.
@@ -99,7 +104,7 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
     )
     for studio in sites:
         home = premises.site(studio.name)
-        add_site(server, settle(home, _site_settings(studio, base, len(sites))))
+        add_site(server, settle(home, _site_settings(studio, run, len(sites))))
     supervisor.start(
         _bottega("server", "server", "start", "--home", str(server.root), log=premises.root / "server" / "server.log")
     )
@@ -133,13 +138,17 @@ def wait_for_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[S
 _UNKNOWN = "127.0.0.1:0"
 
 
-def _site_settings(studio: StudioFolder, base: str, sites: int) -> SiteSettings:
+def _site_settings(studio: StudioFolder, run: RunSettings, sites: int) -> SiteSettings:
     threads = max(
         1, (os.cpu_count() or 1) // sites
     )  # two threads beside another busy process cost far more than they bring
+    budget = BudgetSettings()
+    if run.privacy:  # and a little over, for telling how many drawings there are
+        budget = BudgetSettings(epsilon=max(budget.epsilon, run.privacy.epsilon + 1), delta=run.privacy.delta)
     return SiteSettings(
-        federation=FEDERATION, name=studio.name, server=_UNKNOWN, data=str(studio.folder), base=base, threads=threads
-    )
+        federation=FEDERATION, name=studio.name, server=_UNKNOWN, data=str(studio.folder), base=run.base,
+        threads=threads, privacy=budget, rules=HouseRules(without_privacy=not run.privacy),
+    )  # fmt: skip
 
 
 def _bottega(name: str, *words: str, log: Path) -> ChildProcess:

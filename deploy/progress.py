@@ -59,7 +59,7 @@ class Progress:
         done = [r for r in rounds if r["outcome"] != "open"]
         for r in done[self._said :]:
             self._say(
-                f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused,"
+                f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused"
                 f"{_spent(r['epsilon'])}, {r['seconds']:.1f} s"
             )
         self._said = len(done)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from client.dataset import TrainingSet
+from client.private_training import Mechanism, train_privately
 from client.training import TrainingResult, held_out_loss, train
+from client.units import Unit
 from common.adapter_schema import Adapter, AdapterSchema
 from common.adapters import pack
 from common.models import Base, attach_lora
@@ -23,6 +25,8 @@ from security.admission import AdmittedUpdate, Terms, admit
 from security.envelope import Kind, seal_body, seal_letter
 from security.identity import Identity
 from security.names import Role, SpiffeId
+from security.noise import SeededNoise
+from security.privacy_plan import planned_steps
 from security.replay import NonceBook
 from server.aggregation import Round, aggregate
 from server.start import fresh_state
@@ -35,11 +39,12 @@ _HOUR_MS = 3_600_000
 
 @dataclass(frozen=True)
 class SimulatedSite:
-    """One site: its training and its held-out split."""
+    """One site: its training and its held-out split, and what is protected as one; each drawing when left out."""
 
     name: str
     training: TrainingSet
     held_out: TrainingSet
+    units: tuple[Unit, ...] | None = None
 
 
 class Simulation:
@@ -71,12 +76,29 @@ class Simulation:
     def _updates(self, number: int) -> Iterator[AdmittedUpdate]:
         for place, site in enumerate(self._sites):
             seed = self._settings.seed * 1_000_003 + number * 1_009 + place
-            done = train(
-                self._base, self.state.adapter, site.training, self._settings.lora, self._settings.training, seed
-            )
-            yield self._carried(site.name, number, done, seed)
+            yield self._carried(site.name, number, *self._trained(site, seed), seed)
 
-    def _carried(self, site: str, number: int, done: TrainingResult, seed: int) -> AdmittedUpdate:
+    def _trained(self, site: SimulatedSite, seed: int) -> tuple[TrainingResult, pb.Update]:
+        """Train as the settings say, and return what the update says of it. Noise can be foretold: nothing leaves."""
+        settings, adapter = self._settings, self.state.adapter
+        if not settings.privacy:
+            done = train(self._base, adapter, site.training, settings.lora, settings.training, seed)
+            return done, pb.Update(examples=done.examples, metrics={"training_loss": done.loss})
+        privacy = settings.privacy
+        steps = planned_steps(privacy, settings.rounds, privacy.epsilon, privacy.delta)
+        told = settings.training.model_copy(update={"steps": steps.count, "learning_rate": privacy.learning_rate})
+        mechanism = Mechanism(steps.multiplier, privacy.clip, steps.rate, privacy.multiplicity)
+        done = train_privately(
+            self._base, adapter, site.training, settings.lora, told, mechanism, SeededNoise(seed), units=site.units
+        )
+        said = pb.Privacy(
+            epsilon=privacy.epsilon, delta=privacy.delta, unit=privacy.unit, multiplier=steps.multiplier,
+            clip=privacy.clip, rate=steps.rate, steps=steps.count, multiplicity=privacy.multiplicity,
+            budget=pb.BudgetHead(digest=bytes(32)),
+        )  # fmt: skip
+        return done, pb.Update(examples=done.examples, privacy=said)
+
+    def _carried(self, site: str, number: int, done: TrainingResult, update: pb.Update, seed: int) -> AdmittedUpdate:
         """Seal an update as the site would, and admit it as the server would."""
         settings, keys, now = self._settings, self._keys[site], int(time.time() * 1000)
         part = settings.lora.trained
@@ -84,13 +106,13 @@ class Simulation:
         task = seed.to_bytes(16, "big")
         letter = seal_letter(
             kind=Kind.UPDATE, run=RUN, round_number=number, in_reply_to=task,
-            manifest=pb.Update(examples=done.examples, metrics={"training_loss": done.loss}).SerializeToString(),
+            manifest=update.SerializeToString(),
             body=body, sender=keys, recipient=self._server.peer, now_ms=now,
         )  # fmt: skip
         terms = Terms(
             server=self._server, site=keys.peer, run=RUN, round_number=number, task_nonce=task, schema=self.schema,
             part=part, encoding=settings.encoding, norm_bound=settings.aggregation.norm_bound,
-            closes_at_ms=now + _HOUR_MS,
+            closes_at_ms=now + _HOUR_MS, privacy=settings.privacy,
         )  # fmt: skip
         return admit(letter, body.ciphertext, terms, now_ms=now, nonces=self._nonces)
 

@@ -12,7 +12,8 @@ from PIL import Image
 from common.errors import DrawingsError
 from common.procedural import STUDIOS, Studio, studio_drawings
 
-DRAWINGS_EACH = 90
+DRAWINGS_EACH = 400
+"""Enough that noise which hides any one of them leaves what they have in common."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class StudioFolder:
     folder: Path
 
 
-def make_studios(target: Path, count: int, seed: int) -> list[StudioFolder]:
-    """Draw the procedural studios' drawings into ``target`` and return their folders.
+def make_studios(target: Path, count: int, seed: int, each: int = DRAWINGS_EACH) -> list[StudioFolder]:
+    """Draw ``each`` drawings of each of ``count`` procedural studios into ``target`` and return their folders.
 
     Raises:
         DrawingsError: More studios are asked for than there are.
@@ -37,7 +38,7 @@ def make_studios(target: Path, count: int, seed: int) -> list[StudioFolder]:
             advice="Bring your own drawings with --data DIR, one folder a site.",
         )
     chosen = list(STUDIOS.values())[:count]
-    return [StudioFolder(s.name, _drawn(s, target / s.name, seed)) for s in chosen]
+    return [StudioFolder(s.name, _drawn(s, target / s.name, seed, each)) for s in chosen]
 
 
 def find_studios(data: Path, most: int | None) -> list[StudioFolder]:
@@ -59,10 +60,10 @@ def find_studios(data: Path, most: int | None) -> list[StudioFolder]:
     return studios
 
 
-def _drawn(studio: Studio, folder: Path, seed: int) -> Path:
+def _drawn(studio: Studio, folder: Path, seed: int, each: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for i, drawing in enumerate(studio_drawings(studio, DRAWINGS_EACH, seed)):
+    for i, drawing in enumerate(studio_drawings(studio, each, seed)):
         name = f"{i:04d}.png"
         Image.fromarray(drawing.picture).save(folder / name)
         rows.append(json.dumps({"file_name": name, "text": drawing.caption}))

@@ -25,7 +25,8 @@ def demo(
     sites: Annotated[
         int | None, typer.Option(min=1, help="How many sites take part; 4, or every folder of --data.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 14,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training.")] = 8,
+    epsilon: Annotated[float, typer.Option(help="What the run may cost each drawing; 0 trains without privacy.")] = 8.0,
     seed: Annotated[int, typer.Option(min=0, help="Decides drawings, batches and noise.")] = 0,
     base: Annotated[
         str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit on the hub.")
@@ -41,7 +42,7 @@ def demo(
     from deploy.progress import Progress
 
     logging.getLogger("bottega").setLevel(logging.WARNING)
-    run = parse(RunSettings, demo_run(rounds, seed, base, sites), "the demo's run")
+    run = parse(RunSettings, demo_run(rounds, seed, base, sites, epsilon), "the demo's run")
     console = Console(stderr=True)
     try:
         with Progress(console, quiet=json_) as progress:
@@ -55,15 +56,15 @@ def demo(
     _summary(Console(), result)
 
 
-def demo_run(rounds: int, seed: int, base: str, sites: int | None) -> dict[str, object]:
+def demo_run(rounds: int, seed: int, base: str, sites: int | None, epsilon: float = 8.0) -> dict[str, object]:
     """Return the run settings of a demo, as a mapping."""
-    return {
-        "rounds": rounds,
-        "seed": seed,
-        "base": base,
-        "quorum": 1 if sites == 1 else 2,
+    run: dict[str, object] = {"rounds": rounds, "seed": seed, "base": base, "quorum": 1 if sites == 1 else 2}
+    if epsilon:
+        return run | {"lora": {"rank": 4}, "privacy": {"epsilon": epsilon, "learning_rate": 0.08}}
+    return run | {
+        "privacy": False,
         "lora": {"targets": DEMO_TARGETS, "rank": 32},
-        "training": {"steps": 7, "learning_rate": 5e-3},
+        "training": {"steps": 12, "learning_rate": 5e-3},
         "aggregation": {"momentum": 0.3},
     }
 

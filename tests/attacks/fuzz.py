@@ -197,11 +197,12 @@ def _headers(site: MemberKeys, server: Identity) -> Target:
 
 
 def _grants(site: MemberKeys, server: Identity, authority: Authority, members: Roster) -> Target:
-    statement = vouch(authority, server.peer, now_ms=NOW)
+    now = int(time.time() * 1000)  # the authority was made just now, perhaps long after this module was imported
+    statement = vouch(authority, server.peer, now_ms=now)
     certificate = authority.issue(site.id, site.tls.public_key())
     whole = make_grant(
         site.public, certificate=certificate, authority=authority.certificate, statement=statement,
-        roster=sign_roster(members, server), settings={"fleet": "a.b:1"}, sender=server, now_ms=NOW,
+        roster=sign_roster(members, server), settings={"fleet": "a.b:1"}, sender=server, now_ms=now,
     )  # fmt: skip
     wire, anchor = pb.Grant.FromString(whole), certificate_fingerprint(authority.certificate)
     bound = joined(grant._SEAL_DOMAIN, wire.header)
@@ -215,7 +216,7 @@ def _grants(site: MemberKeys, server: Identity, authority: Authority, members: R
 
     def parse(data: bytes) -> object:
         granted_to(data)
-        return open_grant(data, keys=site, authority=anchor, now_ms=NOW)
+        return open_grant(data, keys=site, authority=anchor, now_ms=now)
 
     return Target("open_grant", [whole], parse, rewrap, [terms])
 

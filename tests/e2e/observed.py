@@ -76,13 +76,13 @@ def watch(tun: int, seen: list[str]) -> None:
 def federation(root: Path) -> dict[str, object]:
     """Run one round of two sites, each with all its processes."""
     premises = prepare(root)
-    studios = make_studios(premises.drawings, 2, seed=0)
-    training = {"steps": 1, "held_out_draws": 1}
+    studios = make_studios(premises.drawings, 2, seed=0, each=90)
+    settings = {"rounds": 1, "privacy": {"steps": 1, "multiplicity": 1}}
     with Supervisor() as supervisor:
-        start_server(premises, supervisor, studios, "embedded")
+        start_server(premises, supervisor, studios, RunSettings())
         start_sites(premises, supervisor, studios)
         wait_for_sites(premises, supervisor, studios)
-        run = start_run(premises.server, parse(RunSettings, {"rounds": 1, "training": training}, "the run"))
+        run = start_run(premises.server, parse(RunSettings, settings, "the run"))
         with Store(premises.server.database) as store:
             supervisor.wait("the run", lambda: store.run(run).status != "running", 180)
             return {"status": store.run(run).status, "outcomes": [row.outcome for row in store.rounds(run)]}

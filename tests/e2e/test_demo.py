@@ -77,8 +77,18 @@ def test_the_held_out_loss_falls_at_every_site(demo: tuple[Path, dict[str, Any]]
     result = demo[1]
     assert result["held_out_loss_after"] < result["held_out_loss_before"]
     for curve in result["curves"].values():
-        assert len(curve) == 3
-        assert curve[-1] < curve[0]
+        assert list(curve) == ["0", "1", "2"]
+        assert curve["2"] < curve["0"]
+
+
+def test_the_run_is_private_and_says_what_each_site_spent(demo: tuple[Path, dict[str, Any]]) -> None:
+    result = demo[1]
+    assert (result["privacy"]["epsilon"], result["privacy"]["unit"]) == (8.0, "drawing")
+    first, last = (result["rounds"][at]["epsilon"] for at in (0, 1))
+    assert result["privacy"]["spent"] == last
+    assert last.keys() == set(result["sites"])
+    assert all(0 < first[site] < last[site] <= 8.0 for site in last)
+    assert "\u03b5" in Path(result["report"]).read_text(encoding="utf-8")
 
 
 def test_the_distance_to_the_studios_drawings_falls(demo: tuple[Path, dict[str, Any]]) -> None:

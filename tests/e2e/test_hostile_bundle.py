@@ -34,6 +34,7 @@ from client.settings import SiteSettings
 from client.settling import join, known_roster
 from client.supernode import supernode
 from common.paths import SiteHome
+from common.settings import RunSettings
 from common.processes import ChildProcess, Supervisor
 from deploy.federation import Premises, prepare, start_server, start_sites, wait_for_sites
 from deploy.studios import StudioFolder, make_studios
@@ -137,9 +138,9 @@ def shared_memory(content: bytes) -> Iterator[int]:
 
 
 def played(premises: Premises, supervisor: Supervisor, person: Path, targets: dict[str, Any]) -> Story:
-    studios = make_studios(premises.drawings, 3, 0)
+    studios = make_studios(premises.drawings, 3, 0, each=90)
     whole, confined, free = studios
-    start_server(premises, supervisor, studios, "embedded")
+    start_server(premises, supervisor, studios, RunSettings())
     start_sites(premises, supervisor, [whole])
     for studio, how in ((confined, "require"), (free, "off")):
         supervisor.start(with_flowers_own_programs(premises, studio, how))

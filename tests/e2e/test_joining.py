@@ -56,7 +56,7 @@ def start(town_root: Path, supervisor: Supervisor, name: str, *words: str) -> No
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     root = tmp_path_factory.mktemp("town")
-    studios = make_studios(root / "drawings", 2, seed=0)
+    studios = make_studios(root / "drawings", 2, seed=0, each=90)
     made = done("server", "init", "--home", "server", "--name", "town.bottega", cwd=root)
     assert "Next: bottega server start" in made.stderr
     home = ServerHome(root / "server")
@@ -153,7 +153,7 @@ def test_two_strangers_train_together_by_the_order_of_a_third_and_a_revoked_one_
     assert "anna belongs to town.bottega as operator" in joined.stdout
     for name in town.tokens:
         town.supervisor.wait(f"site {name}", SiteHome(town.root / name).socket.exists, 120)
-    (town.root / "run.toml").write_text("rounds = 1\n[training]\nsteps = 1\nheld_out_draws = 1\n")
+    (town.root / "run.toml").write_text("rounds = 1\n[privacy]\nepsilon = 4.0\nsteps = 1\nmultiplicity = 1\n")
     plan = json.loads(done("run", "start", "run.toml", "--plan", "--json", "--home", "anna", cwd=town.root).stdout)
     assert (plan["operator"], plan["sites"], plan["rounds"]) == ("anna", sorted(town.tokens), 1)
     assert json.loads(done("run", "list", "--json", cwd=town.root).stdout) == []
@@ -164,8 +164,15 @@ def test_two_strangers_train_together_by_the_order_of_a_third_and_a_revoked_one_
         json.loads, done("run", "watch", started, "--json", "--home", "anna", cwd=town.root).stdout.splitlines()
     )
     assert (end["status"], end["operator"]) == ("finished", "anna"), end
-    assert [(r["work"], r["outcome"]) for r in rounds] == [("train", "aggregated"), ("evaluate", "measured")]
+    assert [(r["work"], r["outcome"]) for r in rounds] == [("train", "aggregated")]
+    for verdict in rounds[0]["verdicts"]:
+        assert 3.5 < verdict["metrics"]["epsilon"] <= 4
+        assert "held_out_loss" not in verdict["metrics"]
     leaver, stayer = town.tokens
+    [account] = json.loads(done("site", "budget", "--json", "--home", stayer, cwd=town.root).stdout)["accounts"]
+    assert [(r["run"], r["rounds"]) for r in account["runs"]] == [(started, 1)]
+    assert 3.5 < account["spent"] < 4.2
+    assert account["left"] == pytest.approx(10 - account["spent"])
     status = json.loads(done("site", "status", "--json", "--home", stayer, cwd=town.root).stdout)
     assert status["trouble"] is None
     assert status["last_contact"]

@@ -14,6 +14,7 @@ from flwr.proto.control_pb2 import StartRunRequest
 from flwr.supercore.fab import Fab
 
 from common.processes import Supervisor
+from common.settings import RunSettings
 from deploy.federation import Premises, prepare, start_server, start_sites, wait_for_sites
 from deploy.studios import make_studios
 from server.control import control
@@ -63,9 +64,9 @@ def test_a_bundle_with_a_client_app_of_its_own_is_not_executed_at_a_site(premise
     marker, answers = tmp_path / "marker", tmp_path / "answers"
     bundle = hostile_bundle(tmp_path / "bundle", marker, answers)
     assert b"client/app.py" in bundle, "this bundle would not be a hostile one"
-    studios = make_studios(premises.drawings, 1, 0)
+    studios = make_studios(premises.drawings, 1, 0, each=90)
     with Supervisor() as supervisor:
-        start_server(premises, supervisor, studios, "embedded")
+        start_server(premises, supervisor, studios, RunSettings())
         start_sites(premises, supervisor, studios)
         wait_for_sites(premises, supervisor, studios)
         address = f"127.0.0.1:{read_ports(premises.server)['control']}"

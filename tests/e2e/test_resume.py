@@ -20,15 +20,16 @@ from server.ports import read_ports
 from server.run_desk import RunDesk
 from server.store import Store
 
-SLOW = {"rounds": 4, "training": {"steps": 4, "held_out_draws": 1}, "gather_s": 60}
+SLOW = {"rounds": 4, "training": {"steps": 4, "held_out_draws": 1}, "gather_s": 60, "privacy": False}
+PLAIN = RunSettings(privacy=False)
 
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Premises, Supervisor]]:
     premises = prepare(tmp_path_factory.mktemp("resume") / "town")
-    studios = make_studios(premises.drawings, 2, seed=0)
+    studios = make_studios(premises.drawings, 2, seed=0, each=90)
     with Supervisor() as sites, Supervisor() as server:
-        start_server(premises, server, studios, "embedded")
+        start_server(premises, server, studios, PLAIN)
         start_sites(premises, sites, studios)
         wait_for_sites(premises, sites, studios)
         yield premises, server

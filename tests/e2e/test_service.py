@@ -205,7 +205,7 @@ def test_a_revoked_site_ends_with_a_code_of_its_own(start: Start, home: ServerHo
 
 def joined(home: ServerHome, folder: Path) -> Path:
     """Return the home of a site that has joined."""
-    (studio,) = make_studios(folder / "drawings", 1, seed=0)
+    (studio,) = make_studios(folder / "drawings", 1, seed=0, each=90)
     invited = command("server", "invite", "rossi", "--auto-approve", "--json", "--home", str(home.root))
     token, site = json.loads(invited.stdout)["token"], folder / "rossi"
     done = command("site", "join", token, "--data", str(studio.folder), "--home", str(site))

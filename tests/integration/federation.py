@@ -53,6 +53,7 @@ RUN = "r1"
 FEDERATION = "rounds.test"
 SCHEMA = AdapterSchema((LoraModule("mid.attn.to_q", 24, 20, 2), LoraModule("mid.attn.to_k", 16, 20, 2)))
 SETTINGS = RunSettings(
+    privacy=False,
     rounds=1,
     quorum=2,
     encoding="fp32",

@@ -223,7 +223,7 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
 @pytest.fixture(scope="module")
 def member(town: Town) -> SiteHome:
     home = town.site("rossi")
-    (studio,) = make_studios(town.root / "studios", 1, seed=0)
+    (studio,) = make_studios(town.root / "studios", 1, seed=0, each=90)
     text = home.settings.read_text().replace(f'data = "{town.root}"', f'data = "{studio.folder}"')
     home.settings.write_text(text)
     return home

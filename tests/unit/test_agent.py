@@ -30,7 +30,7 @@ from common.errors import AdapterError, AgentError, BaseModelError, BottegaError
 from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
-from common.settings import LoraSettings, RunSettings, TrainingSettings
+from common.settings import LoraSettings, PrivacySettings, RunSettings
 from security.envelope import (
     Expectation,
     Kind,
@@ -112,7 +112,7 @@ class Task:
         body: SealedBody = seal_body(pack(np.zeros(SCHEMA.numel("both"), np.float32), SCHEMA, "both", "fp32"))
         settings = RunSettings(
             quorum=1, rounds=self.rounds, encoding="fp32", lora=LoraSettings(rank=2),
-            training=TrainingSettings(steps=self.steps),
+            privacy=PrivacySettings(steps=self.steps),
         )  # fmt: skip
         order = RunOrder(self.run, self.operator.id, settings, self.base, self.schema, self.sites, 0)
         manifest = pb.Task(work=self.work, order=sign_order(order, self.operator)).SerializeToString()

@@ -217,14 +217,14 @@ def test_how_many_there_are_is_told_once_with_noise_and_costs_once(tmp_path: Pat
     budget = opened(tmp_path, vault)
     told = budget.count("drawing", many(200), SeededNoise(1), NOW)
     assert 100 < told < 300
-    assert budget.spent() == {0: pytest.approx(0.1)}
+    assert budget.spent() == {0: pytest.approx(COUNT_EPSILON)}
     for source in (SeededNoise(2), SeededNoise(3)):
         assert budget.count("drawing", many(200), source, NOW) == told
         assert opened(tmp_path, vault).count("drawing", many(200), source, NOW) == told
-    assert budget.spent() == {0: pytest.approx(0.1)}
+    assert budget.spent() == {0: pytest.approx(COUNT_EPSILON)}
     budget.count("artist", many(200), SeededNoise(4), NOW)
     budget.reserve("r1", 1, ROUND, many(200), NOW)
-    assert budget.spent()[0] == pytest.approx(0.2 + COST)
+    assert budget.spent()[0] == pytest.approx(2 * COUNT_EPSILON + COST)
 
 
 def test_the_noise_on_the_number_is_two_sided_geometric(tmp_path: Path, vault: Vault) -> None:

@@ -1,0 +1,83 @@
+"""The guard of the drawings: each private round is paid for first, and what is told of it is what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.budget import COUNT_EPSILON, Budget, BudgetError
+from client.budget_settings import BudgetSettings
+from client.drawings import Drawing
+from client.guard import Guard
+from common.proto import bottega_pb2 as pb
+from common.settings import PrivacySettings
+from security.accounting import epsilon_of
+from security.noise import SeededNoise
+from security.vault import Vault
+
+NOW = 1_800_000_000_000
+ASKED = PrivacySettings(epsilon=4.0, delta=1e-4, steps=2, rate=0.5, multiplicity=3)
+ROUNDS = 3
+
+
+def a_guard(root: Path, drawings: int = 100, **limits: float) -> Guard:
+    vault = Vault.open_or_create(root / "vault.key")
+    own = [Drawing(f"{n:064x}", "a caption", f"artist {n % 60}", 8, b"") for n in range(drawings)]
+    return Guard(Budget(root / "budget", vault, BudgetSettings(**limits)), own, SeededNoise(1))
+
+
+def test_a_whole_run_stays_within_the_epsilon_that_it_asked_for(tmp_path: Path) -> None:
+    guard = a_guard(tmp_path)
+    told = [guard.allow("r1", number, ROUNDS, ASKED, NOW + number).told for number in range(1, ROUNDS + 1)]
+    assert [one.epsilon for one in told] == sorted(one.epsilon for one in told)
+    assert 3.9 < told[-1].epsilon <= 4.0
+    assert guard.budget.spent()[0] == pytest.approx(told[-1].epsilon + COUNT_EPSILON)
+
+
+def test_what_is_told_is_what_was_asked_and_how_far_the_record_goes(tmp_path: Path) -> None:
+    guard = a_guard(tmp_path)
+    may = guard.allow("r1", 1, ROUNDS, ASKED, NOW)
+    assert (may.told.clip, may.told.rate, may.told.steps, may.told.multiplicity) == (1e-3, 0.5, 2, 3)
+    assert (may.told.unit, may.told.multiplier) == ("drawing", may.steps.multiplier)
+    assert may.told.epsilon == epsilon_of([may.steps], 1e-4)
+    head = guard.budget.head
+    assert may.told.budget == pb.BudgetHead(entries=head.entries, digest=bytes.fromhex(head.digest))
+    assert len(may.units) == 100
+    assert may.count != 100, "the exact number is nobody's business"
+
+
+def test_a_site_that_allows_a_run_less_adds_more_noise_and_spends_less(tmp_path: Path) -> None:
+    (tmp_path / "wide").mkdir()
+    (tmp_path / "tight").mkdir()
+    wide = a_guard(tmp_path / "wide").allow("r1", 1, ROUNDS, ASKED, NOW)
+    guard = a_guard(tmp_path / "tight", epsilon_a_run=2.0)
+    tight = [guard.allow("r1", number, ROUNDS, ASKED, NOW) for number in range(1, ROUNDS + 1)]
+    assert tight[0].steps.multiplier > wide.steps.multiplier
+    assert tight[-1].told.epsilon <= 2.0
+
+
+def test_the_round_that_would_go_over_is_refused(tmp_path: Path) -> None:
+    guard = a_guard(tmp_path, epsilon=3.0)
+    guard.allow("r1", 1, ROUNDS, ASKED, NOW)
+    with pytest.raises(BudgetError, match="the privacy budget is spent"):
+        guard.allow("r1", 3, ROUNDS, ASKED.model_copy(update={"steps": 20}), NOW)
+    assert 0 < guard.budget.spent()[0] <= 3.0
+
+
+def test_artists_are_the_units_when_they_are_what_is_protected(tmp_path: Path) -> None:
+    guard = a_guard(tmp_path, drawings=600)
+    may = guard.allow("r1", 1, ROUNDS, ASKED.model_copy(update={"unit": "artist"}), NOW)
+    assert len(may.units) == 60
+    assert {len(unit.rows) for unit in may.units} == {10}
+    assert may.told.unit == "artist"
+
+
+def test_a_record_that_has_forgotten_what_it_told_is_refused(tmp_path: Path) -> None:
+    guard = a_guard(tmp_path)
+    told = guard.allow("r1", 1, ROUNDS, ASKED, NOW).told.budget
+    guard.check_not_behind(told)
+    for file in (tmp_path / "budget").glob("*.entry"):
+        file.unlink()
+    with pytest.raises(BudgetError, match="not the one that was used before"):
+        a_guard(tmp_path).check_not_behind(told)
