@@ -6,8 +6,8 @@ held-out loss on everybody's drawings, and how much of the improvement without p
 
 * *without privacy*: as many rounds as it takes to stop getting better by much: twelve of eight steps.
 * *epsilon 8, 3, 1*: four rounds with the settings' defaults, three seeds. Delta is 1/n^1.1 for the largest site.
-* *one change each*, at epsilon 8, one seed: one draw a drawing; both factors; no refresh of A; and, where drawings have a
-  drawer, each artist protected.
+* *one change each*, at epsilon 8, one seed: one draw a drawing; both factors; no refresh of A; and, where drawings
+  have a drawer, each artist protected.
 * *alone*: each site trains by itself at epsilon 8; together they must beat the best of them on everybody's drawings.
 
 Noise comes from fixed seeds, so that the figures can be made again. With --quick: one seed, epsilon 8 and 3 alone.
