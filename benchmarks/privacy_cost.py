@@ -3,20 +3,19 @@
 The same LoRA on the same embedded base and the same drawings, one thread, in turns. A step is one pass over the batch:
 
 * *plain*: :func:`client.training.train`, one gradient for the batch.
-* *private*: :func:`client.private_training.train_privately` at multiplicity 1, every drawing in every step: one gradient
-  a drawing, clipped, summed, noise that cannot be foretold, AdamW.
+* *private*: :func:`client.private_training.train_privately` at multiplicity 1, every drawing in every step: one
+  gradient a drawing, clipped, summed, noise that cannot be foretold, AdamW.
 * *opacus*: Opacus' own ``PrivacyEngine.make_private`` around the same U-Net, loss and optimiser, with its secure
   generator off, since that needs a package that is not kept any more.
 
-Time is by the clock on the wall, the median of the ratios of turns that follow each other. Memory is the largest resident
-set of a process that does only this, each way in a process of its own, above one that has only loaded base and drawings.
+Time is by the clock on the wall, the median of the ratios of turns that follow each other. Memory is the largest
+resident set while a process of its own does two steps, base and drawings counted in.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-
 import json
 import subprocess
 import sys
@@ -127,7 +126,7 @@ def _with_opacus(base: Base, start: Adapter, data: TrainingSet, settings: Traini
 
 def _memory(way: str, batch: int) -> float:
     command = [sys.executable, "-m", "benchmarks.privacy_cost", "--only", way, "--batch", str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 (our own words)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 

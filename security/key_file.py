@@ -23,10 +23,6 @@ _DOMAIN = b"bottega/v1/vault-key\x00"
 _SALT_BYTES = 16
 # RFC 7914; 128 MiB and about half a second a guess, as OWASP's password storage advice has it.
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**17, 8, 1
-_WAYS = {
-    True: "It was made with a passphrase: let BOTTEGA_PASSPHRASE_FILE name a file that holds it.",
-    False: "It was made without a passphrase: unset BOTTEGA_PASSPHRASE_FILE, or give it one with `passphrase`.",
-}
 
 
 def wrap(key: bytes, passphrase: str | None) -> bytes:
@@ -71,19 +67,32 @@ def unwrap(content: bytes, passphrase: str | None, key_file: Path) -> bytes:
         salt = base64.b64decode(document["salt"], validate=True) if wrapping == "scrypt" else b""
     except (ValueError, TypeError, KeyError, RecursionError, binascii.Error):
         raise VaultError(f"{key_file} holds no key of a vault") from None
-    wanted = "none" if passphrase is None else "scrypt"
-    if version != _VERSION or wrapping != wanted:
+    if version != _VERSION or wrapping not in {"none", "scrypt"}:
         raise VaultError(
-            f"{key_file} is not kept that way",
-            got=f"version {version}, wrapping {wrapping}",
-            expected=f"version {_VERSION}, wrapping {wanted}",
-            advice=_WAYS[wrapping == "scrypt"],
-        )
+            f"{key_file} is of another version", got=f"version {version}, wrapping {wrapping}"[:80],
+            expected=f"version {_VERSION}", advice="It was made by another version of bottega; use that one.",
+        )  # fmt: skip
+    if (wrapping == "scrypt") is not (passphrase is not None):
+        raise _locked(key_file) if passphrase is None else _bare(key_file)
     if passphrase is not None:
         key = _decrypt_key(key, _stretch(passphrase, salt), key_file)
     if len(key) != gcm.KEY_BYTES:
         raise VaultError(f"the key in {key_file} is damaged", got=f"{len(key)} bytes", expected=gcm.KEY_BYTES)
     return key
+
+
+def _locked(key_file: Path) -> VaultError:
+    return VaultError(
+        f"{key_file} is locked under a passphrase", got="none",
+        advice="Let BOTTEGA_PASSPHRASE_FILE name a file (0600) that holds it.",
+    )  # fmt: skip
+
+
+def _bare(key_file: Path) -> VaultError:
+    return VaultError(
+        f"{key_file} is locked under no passphrase", got="one",
+        advice="Unset BOTTEGA_PASSPHRASE_FILE for this home, or lock it with `passphrase --new FILE`.",
+    )  # fmt: skip
 
 
 def _decrypt_key(wrapped: bytes, stretched: bytes, key_file: Path) -> bytes:

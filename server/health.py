@@ -151,7 +151,14 @@ class _Patient:
     def roster(self) -> Iterator[Finding]:
         """Whether the roster is the server's own."""
         roster = open_house(self._home).roster
-        yield fine("roster", f"version {roster.version}, {len(roster)} active members, signed by this server")
+        told = f"version {roster.version}, {len(roster)} active members, signed by this server"
+        if self._home.restored.exists():
+            mend = (
+                "When members have called: bottega server restored; until then nobody is let in or out, no run starts."
+            )
+            yield doubtful("roster", f"{told}; restored from a backup, so members may know a later one", mend)
+        else:
+            yield fine("roster", told)
 
     def store(self) -> Iterator[Finding]:
         """Whether the SQLite file is sound."""

@@ -34,8 +34,8 @@ from client.settings import SiteSettings
 from client.settling import join, known_roster
 from client.supernode import supernode
 from common.paths import SiteHome
-from common.settings import RunSettings
 from common.processes import ChildProcess, Supervisor
+from common.settings import RunSettings
 from deploy.federation import Premises, prepare, start_server, start_sites, wait_for_sites
 from deploy.studios import StudioFolder, make_studios
 from server.control import control

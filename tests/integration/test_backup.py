@@ -187,7 +187,7 @@ def test_a_home_under_a_passphrase_is_backed_up_under_both(town: Town, monkeypat
     for home in (town.home, town.home.operator):
         change_passphrase(home.vault_key, None, "the home's own")
     backup, restored = backed_up(town), ServerHome(town.root / "restored")
-    with pytest.raises(VaultError, match="let BOTTEGA_PASSPHRASE_FILE name a file"):
+    with pytest.raises(VaultError, match="Let BOTTEGA_PASSPHRASE_FILE name a file"):
         restore(backup, PASSPHRASE, restored)
     monkeypatch.setenv(PASSPHRASE_FILE, str(own))
     assert restore(backup, PASSPHRASE, restored) == open_house(town.home).roster.version

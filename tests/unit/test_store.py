@@ -38,7 +38,9 @@ def test_what_another_process_reads_and_leaves_takes_nothing_of_ours_away(store:
     look = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM runs'); db.close()"
     subprocess.run([sys.executable, "-c", look, str(tmp_path / "bottega.db")], check=True)
     store.open_round("r1", 1, "train", 4)
-    count = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM rounds').fetchone())"
+    count = (
+        "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM rounds').fetchone())"
+    )
     seen = subprocess.run(
         [sys.executable, "-c", count, str(tmp_path / "bottega.db")], check=True, capture_output=True, text=True
     )
