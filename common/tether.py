@@ -8,8 +8,10 @@ this process over. Asking in a process of its own, and not between fork and exec
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 import threading
@@ -22,16 +24,27 @@ _PR_SET_PDEATHSIG = 1
 
 def end_with(pid: int) -> None:
     """End this process, without another word, when another is gone: for a grandchild, whom no kernel can tether."""
+    threading.Thread(target=_outlive, args=(pid,), name="tether", daemon=True).start()
 
-    def watch() -> None:
+
+def _outlive(pid: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        pass
+    except (AttributeError, OSError):  # not Linux, or a container that forbids it
+        _look_for(pid)
+    else:
+        # Readable when the process has ended, also while nobody has asked how: by its number it would still be there.
+        select.select([handle], [], [])
+    os._exit(1)
+
+
+def _look_for(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
         while True:
             time.sleep(LOOK_S)
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                os._exit(1)
-
-    threading.Thread(target=watch, name="tether", daemon=True).start()
+            os.kill(pid, 0)
 
 
 def main() -> None:

@@ -155,3 +155,30 @@ def test_a_child_whose_parent_went_before_it_was_tethered_never_becomes_the_comm
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")
+
+
+TETHERED = """
+import sys, time
+from common.tether import end_with
+end_with(int(sys.argv[1]))
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("how", ["by its handle", "by its number"])
+def test_a_process_ends_with_the_one_that_it_works_for(how: str) -> None:
+    """By its handle also when nobody has collected the dead: to whoever asks by number it still seems to live."""
+    master = subprocess.Popen(python(SLEEPER))
+    without = "import os; del os.pidfd_open\n" if how == "by its number" else ""
+    works = subprocess.Popen([*python(without + TETHERED), str(master.pid)])
+    try:
+        assert not until(lambda: works.poll() is not None, seconds=1.5)
+        master.kill()
+        if how == "by its number":
+            master.wait()
+        assert until(lambda: works.poll() is not None)
+        assert works.returncode == 1
+    finally:
+        for process in (works, master):
+            process.kill()
+            process.wait()
