@@ -97,6 +97,10 @@ class Desk:
         """Return how often a member has gone over to new keys."""
         return len(self._house.roster.rotations_of(who))
 
+    def may_have_forgotten(self) -> bool:
+        """Return whether members may know a later roster: from a restore until the operator says otherwise."""
+        return self.home.restored.exists()
+
     def roster(self, known_version: int) -> bytes:
         """Return the signed roster; nothing when the caller has the newest."""
         roster, signed = self._house.published

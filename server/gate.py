@@ -145,8 +145,9 @@ class RoleGate(Gate):
             the old keys may be in other hands.
         retried: The call by which a member goes over to new keys. Its answer may have been lost on the way, so it
             may be made again with the certificate of one generation before.
-        returned: The call by which the server learns of members that it has forgotten. Whoever holds a certificate
-            of the federation may make it.
+        returned: The call by which the server learns of members that it has forgotten.
+        forgetful: Whether the server may have forgotten any. While it may, whoever holds a certificate of the
+            federation may make that call; at other times nobody who was revoked can keep the server busy with it.
         limit: As in :class:`Gate`.
         listening: As in :class:`Gate`.
     """
@@ -158,12 +159,14 @@ class RoleGate(Gate):
         generation: Callable[[SpiffeId], int],
         retried: str,
         returned: str,
+        forgetful: Callable[[], bool],
         limit: RateLimit,
         listening: Listening,
     ) -> None:
         super().__init__(limit, listening)
         self._allowed, self._active = allowed, active
-        self._generation, self._retried, self._returned = generation, retried, returned
+        self._generation, self._retried = generation, retried
+        self._returned, self._forgetful = returned, forgetful
 
     def _known_as(self, context: grpc.ServicerContext) -> str:
         return str(caller(context))
@@ -176,7 +179,7 @@ class RoleGate(Gate):
             return Refusal(grpc.StatusCode.UNAUTHENTICATED, "the certificate has run out")
         if who.role not in self._allowed.get(method, frozenset()):
             return Refusal(grpc.StatusCode.PERMISSION_DENIED, f"a {who.role} may not do this")
-        if method == self._returned:
+        if method == self._returned and self._forgetful():
             return None
         if not self._active(who):
             return Refusal(grpc.StatusCode.PERMISSION_DENIED, f"{who.name} is not an active member")

@@ -191,8 +191,10 @@ def serve_registry(
         ProcessError: The port is taken, or TLS 1.2 would be spoken on it.
     """
     limit, listening = limit or RateLimit(per_second=50, burst=200), Listening(_MOST_SILENT, _PATIENCE_S)
-    exempt = _SERVICE + "Rotate", _SERVICE + "ReturnRoster"
-    gate = RoleGate(ALLOWED, desk.is_active, desk.generation, *exempt, limit, listening)
+    retried, returned = _SERVICE + "Rotate", _SERVICE + "ReturnRoster"
+    gate = RoleGate(
+        ALLOWED, desk.is_active, desk.generation, retried, returned, desk.may_have_forgotten, limit, listening
+    )
     server = _server([*seen, gate], MOST_REGISTRY_BYTES, _MOST_MEMBERS, _MEMBERS_IDLE_MS)
     rpc.add_RegistryServicer_to_server(RegistryService(desk), server)
     return server, _opened(server, address, credentials)

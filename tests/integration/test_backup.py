@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from client.keeper import Keeper
 from client.rotation import rotate_keys
 from client.settling import known_roster
-from common.errors import BottegaError, HomeError, VaultError
+from common.errors import BottegaError, HomeError, IdentityError, VaultError
 from common.paths import ServerHome, SiteHome
+from common.proto import registry_pb2 as pb
 from common.settings import RunSettings
 from security.calling import NotAMemberError, registry
 from security.membership import refresh_roster
@@ -240,6 +241,24 @@ def test_a_member_who_was_revoked_cannot_undo_it_with_the_roster_from_before(tow
     held = open_house(town.home).roster
     with pytest.raises(NotAMemberError), registry(leaver, keys_of(leaver, "leaver"), town.address) as stub:
         refresh_roster(leaver, stub)
+    assert open_house(town.home).roster == held
+
+
+def test_who_was_revoked_cannot_even_offer_a_roster_in_ordinary_times(town: Town) -> None:
+    leaver = town.site("leaver")
+    call = pb.ReturnRosterCall(roster=leaver.roster.read_bytes())
+    with registry(leaver, keys_of(leaver, "leaver"), town.address) as stub:
+        assert stub.ReturnRoster(call).version == open_house(town.home).roster.version
+    town.desk.revoke(Role.SITE, "leaver", "has left")
+    with pytest.raises(NotAMemberError), registry(leaver, keys_of(leaver, "leaver"), town.address) as stub:
+        stub.ReturnRoster(call)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", bytes(2**20)])
+def test_what_this_server_did_not_sign_is_not_taken_back(town: Town, content: bytes) -> None:
+    rossi, held = town.site("rossi"), open_house(town.home).roster
+    with pytest.raises(IdentityError), registry(rossi, keys_of(rossi, "rossi"), town.address) as stub:
+        stub.ReturnRoster(pb.ReturnRosterCall(roster=content))
     assert open_house(town.home).roster == held
 
 
