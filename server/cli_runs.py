@@ -167,14 +167,16 @@ def _show_plan(order: RunOrder, json_: bool) -> None:
         "base_digest": order.base_digest,
         "layers": len(order.schema.modules),
         "numbers_sent_a_round": order.schema.numel(settings.lora.trained),
-        "drawings_a_round": settings.training.steps * settings.training.batch * settings.training.accumulate,
+        "private": bool(settings.privacy),
     }
+    if not settings.privacy:
+        facts["drawings_a_round"] = settings.steps * settings.training.batch * settings.training.accumulate
     if json_:
         typer.echo(json.dumps({**facts, "settings": settings.model_dump(mode="json")}))
         return
     console = Console(highlight=False)
     console.print("each site is asked, and nothing was started:")
-    asked = settings.lora.model_dump() | settings.training.model_dump()
+    asked = settings.lora.model_dump() | (settings.privacy or settings.training).model_dump()
     for name, value in (facts | asked | {"encoding": settings.encoding}).items():
         console.print(f"  {name.replace('_', ' '):22} {_words(value)}", soft_wrap=True)
 
