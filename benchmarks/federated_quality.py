@@ -14,30 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from benchmarks.judged import Studio, drawn_fid, read_studios
 from benchmarks.reporting import Bar, finish, table
-from client.dataset import TrainingSet, encode
-from client.drawings import DrawingSettings, load_drawings
-from client.evaluation import domain_fid
+from client.dataset import TrainingSet
 from client.training import held_out_loss, train
 from common.adapter_schema import Adapter
-from common.models import Base, attach_lora, load_adapter, load_base
-from common.sampling import sample
+from common.models import Base, attach_lora, load_base
 from common.settings import LoraSettings, RunSettings, TrainingSettings
-from deploy.simulation import SimulatedSite, Simulation
+from deploy.simulation import Simulation
 from server.start import fresh_state
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "omniglot"
-
-
-@dataclass(frozen=True)
-class Studio:
-    """A site with its pictures kept for judging."""
-
-    site: SimulatedSite
-    captions: list[str]
-    real: NDArray[np.uint8]
 
 
 def main() -> None:
@@ -57,7 +45,7 @@ def main() -> None:
     rounds, pictures = (4, 40) if args.quick else (args.rounds, 100)
     settings = quality_settings(rounds, args.steps, args.seed)
     base = load_base()
-    studios = [_studio(base, folder) for folder in sorted(args.data.iterdir()) if folder.is_dir()]
+    studios = read_studios(base, args.data)
     rows = _compared(base, studios, settings, pictures)
     if not args.json:
         table(
@@ -93,12 +81,6 @@ class Row:
     fid: float | None = None
 
 
-def _studio(base: Base, folder: Path) -> Studio:
-    found = load_drawings(folder, DrawingSettings(size=base.pixels))
-    site = SimulatedSite(folder.name.replace("_", "-"), encode(base, found.train), encode(base, found.held_out))
-    return Studio(site, [d.caption for d in found.held_out], np.stack([d.pixels for d in found.held_out]))
-
-
 def _compared(base: Base, studios: list[Studio], settings: RunSettings, pictures: int) -> list[Row]:
     schema = attach_lora(base.unet, settings.lora)
     start = fresh_state(schema, settings).adapter
@@ -130,10 +112,7 @@ def _measured(
 ) -> Row:
     loss = held_out_loss(base, adapter, union, _all(settings))
     own = float(np.mean([held_out_loss(base, adapter, s.site.held_out, _all(settings)) for s in studios]))
-    load_adapter(base.unet, adapter)
-    captions = [s.captions[i % len(s.captions)] for s in studios for i in range(pictures // len(studios))]
-    generated = sample(base, captions, seed=settings.seed, steps=25, guidance=3.0)
-    return Row(name, loss, own, domain_fid(generated, np.concatenate([s.real for s in studios])))
+    return Row(name, loss, own, drawn_fid(base, adapter, studios, pictures, settings.seed))
 
 
 def _trained_alone(base: Base, start: Adapter, data: TrainingSet, settings: RunSettings) -> Adapter:
