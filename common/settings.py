@@ -23,6 +23,11 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+NO_SITE_PRIVACY_FOR_BOTH = (
+    'site privacy bounds what is added to B, and `method = "both"` adds nothing that could be bounded so: '
+    'use `method = "ffa"`, or leave `site_privacy` out'
+)
+
 NO_OPTIMISER_FOR_BOTH = (
     'the server optimiser steps in B\'s coordinates, which `method = "both"` has none of: '
     "leave `optimiser`, `momentum` and `server_learning_rate` as they are"
@@ -105,6 +110,20 @@ class PrivacySettings(Settings):
     """In place of `training.learning_rate`: with few steps, each must go further."""
 
 
+class SitePrivacySettings(Settings):
+    """How a site as a whole is protected from who gets the adapter (DP-FedAvg, arXiv 1710.06963).
+
+    The server clips each update and adds noise to their sum. It sees the updates: this is no protection from it.
+    """
+
+    epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 8.0
+    """What the whole run may cost a site that takes part in every round."""
+    delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-3
+    """Below one over the number of sites."""
+    clip: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
+    """Largest L2 norm of one site's update."""
+
+
 class AggregationSettings(Settings):
     """How the server turns the admitted updates of a round into the next adapter."""
 
@@ -146,6 +165,8 @@ class RunSettings(Settings):
     training: TrainingSettings = TrainingSettings()
     privacy: PrivacySettings | Literal[False] = PrivacySettings()
     """`privacy = false` trains without; each studio must allow that in its house rules."""
+    site_privacy: SitePrivacySettings | Literal[False] = False
+    """On, each site counts as one, and the server adds noise to the mean of their updates."""
     aggregation: AggregationSettings = AggregationSettings()
 
     @property
@@ -154,9 +175,11 @@ class RunSettings(Settings):
         return self.privacy.steps if self.privacy else self.training.steps
 
     @model_validator(mode="after")
-    def _optimiser_has_coordinates(self) -> Self:
+    def _method_fits(self) -> Self:
         if self.lora.method == "both" and not self.aggregation.takes_the_mean:
             raise ValueError(NO_OPTIMISER_FOR_BOTH)
+        if self.lora.method == "both" and self.site_privacy:
+            raise ValueError(NO_SITE_PRIVACY_FOR_BOTH)
         return self
 
 

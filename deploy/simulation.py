@@ -29,6 +29,7 @@ from security.noise import SeededNoise
 from security.privacy_plan import planned_steps
 from security.replay import NonceBook
 from server.aggregation import Round, aggregate
+from server.site_privacy import mechanism_of
 from server.start import fresh_state
 from server.state import RunState
 
@@ -62,12 +63,13 @@ class Simulation:
         self._server = Identity.generate(SpiffeId(FEDERATION, Role.SERVER, "server"))
         self._keys = {s.name: Identity.generate(SpiffeId(FEDERATION, Role.SITE, s.name)) for s in sites}
         self._nonces = NonceBook(_HOUR_MS)
+        self._protected = mechanism_of(settings, len(sites), SeededNoise(settings.seed))
         self.state: RunState = fresh_state(self.schema, settings)
 
     def run(self, seen: Callable[[int, Adapter], None] | None = None) -> Adapter:
         """Run every round and return the adapter; ``seen`` is called after each with its number and the adapter."""
         for number in range(1, self._settings.rounds + 1):
-            round_ = Round(number, self._settings.lora.method, self._settings.aggregation)
+            round_ = Round(number, self._settings.lora.method, self._settings.aggregation, self._protected)
             self.state = aggregate(round_, self.state, self._updates(number))
             if seen is not None:
                 seen(number, self.state.adapter)

@@ -1,14 +1,15 @@
-"""What the privacy settings of a run come to at a site: how much noise a step needs to keep the run in its epsilon.
+"""What the privacy settings of a run come to: how much noise keeps the run in its epsilon.
 
 The one place where an epsilon becomes noise. A site calls it with the smaller of what the run asks and of what its own
-budget allows a run, so its noise is never less than the run's settings ask for.
+budget allows a run, so its noise is never less than the run's settings ask for. The server calls it where the run
+protects sites as a whole.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from common.settings import PrivacySettings
+from common.settings import PrivacySettings, SitePrivacySettings
 from security.accounting import Steps, multiplier_for
 
 
@@ -26,6 +27,21 @@ def planned_steps(privacy: PrivacySettings, rounds: int, epsilon: float, delta: 
     """
     tightest = min(epsilon, privacy.epsilon), min(delta, privacy.delta)
     return Steps(_multiplier(*tightest, privacy.rate, rounds * privacy.steps), privacy.rate, privacy.steps)
+
+
+def planned_rounds(privacy: SitePrivacySettings, rounds: int) -> Steps:
+    """Return the rounds of a run as steps, each with the noise with which all of them stay within the run's epsilon.
+
+    Every site that was asked counts as asked for certain: nothing is gained from who is left out of a round.
+
+    Args:
+        privacy: The run's settings.
+        rounds: How many rounds train.
+
+    Raises:
+        PrivacyError: No noise that is of any use suffices.
+    """
+    return Steps(_multiplier(privacy.epsilon, privacy.delta, 1.0, rounds), 1.0, rounds)
 
 
 # A second or more a search, and every round of a run asks the same.

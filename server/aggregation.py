@@ -11,16 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from common.adapters import Adapter, split
 from common.errors import AggregationError
-from common.settings import NO_OPTIMISER_FOR_BOTH, AggregationSettings
+from common.quantise import Flat
+from common.settings import NO_OPTIMISER_FOR_BOTH, NO_SITE_PRIVACY_FOR_BOTH, AggregationSettings
 from security.admission import AdmittedUpdate
 from server import optimiser
 from server.mean import WeightedMean, capped_weight
 from server.refactor import merge_ranks, refresh
 from server.state import RunState
+
+if TYPE_CHECKING:
+    from server.site_privacy import SiteMechanism
 
 
 @dataclass(frozen=True)
@@ -31,18 +35,20 @@ class Round:
         number: From 1.
         method: Which factors sites trained: B alone (``ffa``) or both.
         settings: Weights, server optimiser, refreshes.
+        protected: How sites as a whole are protected; None when they are not.
     """
 
     number: int
     method: Literal["ffa", "both"]
     settings: AggregationSettings
+    protected: SiteMechanism | None = None
 
 
 def aggregate(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
     """Return the state after a round.
 
     Guarantees: the same updates give the same bytes, in whatever order they come (on one machine, if A is refreshed
-    or both factors are trained; see :mod:`server.refactor`).
+    or both factors are trained; see :mod:`server.refactor`), but for the noise of a run that protects sites.
 
     Args:
         this: The round.
@@ -57,9 +63,8 @@ def aggregate(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -
 
 def _federated_b(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
     settings, adapter = this.settings, state.adapter
-    mean = WeightedMean(adapter.b.size, largest_weight=settings.example_cap, largest_value=settings.norm_bound)
-    mean.add_all((capped_weight(update.examples, settings.example_cap), update.delta) for update in updates)
-    memory, change = optimiser.step(settings, optimiser.Memory.from_bytes(state.optimiser), mean.mean())
+    mean = _noised_mean(this.protected, adapter.b.size, updates) if this.protected else _mean(this, adapter, updates)
+    memory, change = optimiser.step(settings, optimiser.Memory.from_bytes(state.optimiser), mean)
     adapter = replace(adapter, b=adapter.b + change)
     if settings.refresh_every and this.number % settings.refresh_every == 0:
         refreshed = refresh(adapter)
@@ -68,10 +73,26 @@ def _federated_b(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]
     return RunState(adapter, memory.to_bytes())
 
 
+def _mean(this: Round, adapter: Adapter, updates: Iterable[AdmittedUpdate]) -> Flat:
+    cap = this.settings.example_cap
+    mean = WeightedMean(adapter.b.size, largest_weight=cap, largest_value=this.settings.norm_bound)
+    mean.add_all((capped_weight(update.examples, cap), update.delta) for update in updates)
+    return mean.mean()
+
+
+def _noised_mean(protected: SiteMechanism, size: int, updates: Iterable[AdmittedUpdate]) -> Flat:
+    """Weigh all sites alike: how many drawings one has would be another thing that it may change."""
+    mean = WeightedMean(size, largest_weight=1, largest_value=protected.clip)
+    mean.add_all((1, protected.clipped(update.delta)) for update in updates)
+    return protected.released(mean.mean(), mean.count)
+
+
 def _merged(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
     settings, start = this.settings, state.adapter
     if not settings.takes_the_mean:
         raise AggregationError(NO_OPTIMISER_FOR_BOTH)
+    if this.protected:
+        raise AggregationError(NO_SITE_PRIVACY_FOR_BOTH)
     products = []
     for update in sorted(updates, key=lambda update: update.site):
         change = split(start.schema, update.delta)

@@ -177,6 +177,8 @@ def _show_plan(order: RunOrder, json_: bool) -> None:
     console = Console(highlight=False)
     console.print("each site is asked, and nothing was started:")
     asked = settings.lora.model_dump() | (settings.privacy or settings.training).model_dump()
+    for_sites = settings.site_privacy.model_dump() if settings.site_privacy else {}
+    asked |= {f"site_{name}": value for name, value in for_sites.items()}
     for name, value in (facts | asked | {"encoding": settings.encoding}).items():
         console.print(f"  {name.replace('_', ' '):22} {_words(value)}", soft_wrap=True)
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -32,6 +33,9 @@ from server.house import House
 from server.spool import Spool
 from server.state import RunState, RunStates
 from server.store import Store, Verdict
+
+if TYPE_CHECKING:
+    from server.site_privacy import SiteMechanism
 
 log = logging.getLogger("bottega.rounds")
 
@@ -106,6 +110,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def __init__(self, run: Run, state: RunState, first: int = 1) -> None:
         self._run, self._state, self._first = run, state, first
+        self._protected = _protection(run.order)
         self._nonces = NonceBook(ANSWER_LIFE_MS)
         self._asked: dict[int, Asked] = {}
         self._admitted_now: dict[str, Terms] = {}
@@ -178,6 +183,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             outcome = "kept"
         else:
             self._state = aggregate(self._round(server_round), self._state, self._reopened(admitted))
+            self._account(server_round, admitted)
             outcome = "aggregated"
         digest = run.states.save(server_round, self._state)
         run.store.close_round(run.id, server_round, outcome, digest)
@@ -193,7 +199,17 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         return None
 
     def _round(self, number: int) -> Round:
-        return Round(number, self._run.settings.lora.method, self._run.settings.aggregation)
+        return Round(number, self._run.settings.lora.method, self._run.settings.aggregation, self._protected)
+
+    def _account(self, number: int, sites: Iterable[str]) -> None:
+        """Record what a round cost each site that was in it: its epsilon so far, and the noise it was made with."""
+        privacy, protected, run = self._run.settings.site_privacy, self._protected, self._run
+        if not privacy or protected is None:
+            return
+        for site in sites:
+            rounds = run.store.counted(run.id, site, "site_epsilon", before=number) + 1
+            spent = {"site_epsilon": protected.spent(rounds, privacy.delta), "site_multiplier": protected.multiplier}
+            run.store.note(run.id, number, site, spent)
 
     def _tasks(self, number: int, work: pb.Work.ValueType, grid: Grid) -> Iterator[Message]:
         run, settings = self._run, self._run.settings
@@ -341,6 +357,15 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         for site in sorted(admitted):
             letter, body = self._spool.take(site)
             yield admit(letter, body, admitted[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
+
+
+def _protection(order: RunOrder) -> SiteMechanism | None:
+    if not order.settings.site_privacy:
+        return None
+    from security.noise import SecureNoise  # noqa: PLC0415 (PyTorch, which a round loop has no other use for)
+    from server.site_privacy import mechanism_of  # noqa: PLC0415
+
+    return mechanism_of(order.settings, len(order.sites), SecureNoise())
 
 
 def _refusal(site: str, why: Refused) -> Verdict:

@@ -155,6 +155,19 @@ class Store(Database):
                     [(run, number, verdict.site, name, value) for name, value in metrics.items()],
                 )
 
+    def note(self, run: str, number: int, site: str, metrics: Mapping[str, float]) -> None:
+        """Record what the server itself worked out about a site in a round; what it noted before gives way."""
+        with self._write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?)",
+                [(run, number, site, name, value) for name, value in metrics.items()],
+            )
+
+    def counted(self, run: str, site: str, metric: str, *, before: int) -> int:
+        """Return in how many rounds before one a metric was recorded of a site."""
+        sql = "SELECT count(*) FROM metrics WHERE run=? AND site=? AND name=? AND round<?"
+        return int(self._read(sql, run, site, metric, before)[0][0])
+
     def overrule(self, run: str, number: int, verdict: Verdict) -> None:
         """Put a verdict in the place of the one that stood, and forget what the site reported."""
         with self._write() as db:

@@ -14,7 +14,7 @@ import pytest
 from common.adapter_schema import Adapter
 from common.courier_records import to_envelope
 from common.errors import RunError
-from common.settings import AggregationSettings, RunSettings
+from common.settings import AggregationSettings, RunSettings, SitePrivacySettings
 from server import rounds
 from tests.integration.federation import RUN, SCHEMA, SETTINGS, Federation, Post, Way, a_delta
 
@@ -124,19 +124,19 @@ def test_the_order_of_arrival_changes_nothing(tmp_path: Path, undisturbed: str) 
 
 def test_below_quorum_the_adapter_stays(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST, SETTINGS.model_copy(update={"rounds": 2}))
-    federation.play(_turning_hostile(federation, at=2))
+    federation.play(_turning(federation, {"bruno": Way.NAN, "carla": Way.HUGE}, at=2))
     assert (federation.outcome(1), federation.outcome(2)) == ("aggregated", "kept")
     assert federation.digest(2) == federation.digest(1)
     assert sorted(federation.checks(2).values()) == ["admitted", "finite", "norm"]
 
 
-def _turning_hostile(federation: Federation, at: int) -> Post:
+def _turning(federation: Federation, ways: dict[str, Way], at: int) -> Post:
     post = federation.post()
 
     def turn() -> None:
         if post.pushes == at - 1:
-            federation.sites["bruno"].behave(Way.NAN)
-            federation.sites["carla"].behave(Way.HUGE)
+            for site, way in ways.items():
+                federation.sites[site].behave(way)
 
     post.on_pull = turn
     return post
@@ -350,3 +350,19 @@ def test_an_update_that_was_admitted_before_its_site_was_revoked_is_not_averaged
     assert (verdict.admitted, verdict.check) == (False, "member")
     assert federation.store.metrics(RUN, 1).keys() == set(few)
     assert federation.digest(1) == without.digest(1)
+
+
+def test_a_run_that_protects_sites_bounds_each_and_records_what_each_spent(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(
+        update={"rounds": 2, "site_privacy": SitePrivacySettings(epsilon=2.0, delta=1e-3, clip=0.01)}
+    )
+    federation = Federation(tmp_path, HONEST, settings)
+    federation.play(_turning(federation, {"carla": Way.SILENT}, at=2))
+    spent = [federation.store.metrics(RUN, number) for number in (1, 2)]
+    once, twice = spent[0]["anna"]["site_epsilon"], spent[1]["anna"]["site_epsilon"]
+    assert once == spent[0]["carla"]["site_epsilon"]
+    assert once < twice <= 2.0
+    assert "carla" not in spent[1]
+    # Three sites, noise on their sum: far more than any of them may add, and of the deviation that is recorded.
+    deviation = spent[0]["anna"]["site_multiplier"] * 0.01 / 3
+    assert 0.7 < float(np.std(federation.state(1).adapter.b)) / deviation < 1.4
