@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from client.hours import read_hours, zone_of
 from common.errors import BottegaError
-from common.settings import LoraSettings, Positive, PrivacySettings, Settings, TrainingSettings
+from common.settings import LoraSettings, Positive, PrivacySettings, Settings, Share, TrainingSettings
 from security.names import shown
 
 Some = Field(min_length=1)
@@ -81,6 +81,9 @@ class HouseRules(Settings):
     """What a private run must at least protect as one: a drawing, or all drawings of one artist."""
     most_draws: Positive = 64
     """Draws of noise a drawing in each step of a private run: what bounds the time of a step."""
+    most_copied: Share | None = None
+    """Share of drawn pictures that may repeat a drawing of the site before it objects to the release of an adapter; the
+    site does not look when left out."""
     least_sites: Positive = 1
     """Sites without whose updates a round changes nothing."""
     hours: Annotated[tuple[str, ...], Some] = ()

@@ -6,13 +6,15 @@ import datetime as dt
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.dataset import TrainingSet
+from client.drawings import Drawing
+from client.final_look import check_copies
 from client.guard import Guard
 from client.policy import Asked, HouseRules, Stopwatch, check_rules
 from client.private_training import Mechanism, train_privately
@@ -31,7 +33,7 @@ class Job:
     """What a task asks that was opened and believed: one round of a run that an operator ordered.
 
     Attributes:
-        work: To train, or to measure only.
+        work: To train, or to take the last look at the adapter.
         number: The round.
         told: How far the record of the site's budget went when the site last told of it; None if it never did.
     """
@@ -60,6 +62,7 @@ class Bench:
         held_out: The held-out split.
         rules: The house rules.
         guard: Spends the privacy budget; without one no private run is taken.
+        drawings: The training split as pictures, for the last look at an adapter.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Bench:
         held_out: TrainingSet,
         rules: HouseRules,
         guard: Guard | None = None,
+        drawings: Sequence[Drawing] = (),
     ) -> None:
+        self._drawings = drawings
         self._site, self._base, self._rules, self._guard = site, base, rules, guard
         self._training, self._held_out = training, held_out
         self._lora: LoraSettings | None = None
@@ -100,6 +105,7 @@ class Bench:
             TrainingError: Training or measuring failed.
             BudgetError: The privacy budget does not allow it.
             PrivacyError: The privacy that is asked for cannot be had.
+            ObjectionError: It is the last look at the adapter, and it repeats the site's drawings.
         """
         order = job.order
         self.check(order)
@@ -126,13 +132,12 @@ class Bench:
         return self._schema
 
     def _worked(self, job: Job, schema: AdapterSchema, adapter: Adapter) -> Answer:
-        terms, metrics = job.order.settings, {}
+        terms = job.order.settings
+        if job.work == pb.WORK_EVALUATE:
+            return self._looked_at(job, adapter)
         if terms.privacy:
             return self._privately(job, terms.privacy, schema, adapter)
-        if len(self._held_out):
-            metrics["held_out_loss"] = held_out_loss(self._base, adapter, self._held_out, terms.training)
-        if job.work == pb.WORK_EVALUATE:
-            return Answer(pb.Update(examples=len(self._training), metrics=metrics), b"")
+        metrics = self._measured(job, adapter)
         seed = _own_seed(terms.seed, job.number, self._site)
         in_time = Stopwatch(self._rules, time.monotonic)
         done = train(self._base, adapter, self._training, terms.lora, terms.training, seed, in_time)
@@ -140,15 +145,24 @@ class Bench:
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
         return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds), body)
 
+    def _looked_at(self, job: Job, adapter: Adapter) -> Answer:
+        """Take the last look at an adapter: object to it, or say what may be said of it."""
+        seed = _own_seed(job.order.settings.seed, job.number, self._site)
+        if self._rules.most_copied is not None:
+            check_copies(self._base, adapter, self._drawings, self._rules.most_copied, seed % 2**31)
+        if job.order.settings.privacy:
+            return Answer(pb.Update(examples=1), b"")  # how many there are was told with noise on it, or not at all
+        return Answer(pb.Update(examples=len(self._training), metrics=self._measured(job, adapter)), b"")
+
+    def _measured(self, job: Job, adapter: Adapter) -> dict[str, float]:
+        if not len(self._held_out):
+            return {}
+        return {"held_out_loss": held_out_loss(self._base, adapter, self._held_out, job.order.settings.training)}
+
     def _privately(self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter) -> Answer:
         """Train under the budget. Nothing that depends on a drawing leaves but what was noised and accounted for."""
         if self._guard is None:
             raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
-        if job.work != pb.WORK_TRAIN:
-            raise PrivacyError(
-                "a private run measures nothing at a site", got="a task to measure",
-                advice="A loss over drawings tells of them; nothing was measured.",
-            )  # fmt: skip
         if job.told is not None:
             self._guard.check_not_behind(job.told)
         terms, order = job.order.settings, job.order

@@ -47,7 +47,7 @@ def set_up(home: SiteHome, settings: SiteSettings) -> Workplace:
     if not drawings.train:
         raise DrawingsError("there is no drawing to train on", got="0 usable drawings", expected="at least 2")
     guard = Guard(Budget(home.budget, open_vault(home), settings.privacy), drawings.train, SecureNoise())
-    bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules, guard)
+    bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules, guard, drawings.train)
     return Workplace(base, drawings, bench)
 
 

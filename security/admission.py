@@ -33,6 +33,9 @@ MOST_EXAMPLES = 2**31
 
 _DIGEST_BYTES = 32
 
+OBJECTION = "objection"
+"""The ``check`` of a refusal by which a site objects to the release of an adapter."""
+
 
 class Check(IntEnum):
     """The checks of admission, by number. ``docs/architecture.md`` repeats the list."""
@@ -51,6 +54,7 @@ class Check(IntEnum):
     SPOOLED = 11
     MEMBER = 12
     PRIVACY = 13
+    OBJECTION = 14
 
     @property
     def slug(self) -> str:
@@ -155,6 +159,7 @@ def admit(
     9. claims: at least one example.
     10. norm: its L2 norm is within the bound.
     13. privacy: in a private run, it says how its drawings were protected, and that is what was asked.
+    14. objection: asked for its last look at the adapter, the site does not object to its release.
 
     Args:
         letter: The letter as it came.
@@ -176,7 +181,7 @@ def admit(
     # 3 and 4
     opened = _opened(letter, terms, now_ms, nonces)
     # 5
-    update = _willing(opened)
+    update = _willing(opened, terms)
     # 6
     try:
         plain = open_body(opened, body)
@@ -275,16 +280,16 @@ def _opened(letter: bytes, terms: Terms, now_ms: int, nonces: NonceBook | None) 
     return opened
 
 
-def _willing(opened: OpenedLetter) -> pb.Update:
+def _willing(opened: OpenedLetter, terms: Terms) -> pb.Update:
     try:
         if opened.header.kind is Kind.REFUSAL:
             refusal = pb.Refusal.FromString(opened.manifest)
+            if terms.part is None and refusal.check == OBJECTION:
+                raise Refused(Check.OBJECTION, _plain(refusal.reason), expected="no objection")
             raise Refused(
-                Check.WILLING,
-                f"the site refused: {_plain(refusal.reason)}",
-                got=_plain(refusal.check),
+                Check.WILLING, f"the site refused: {_plain(refusal.reason)}", got=_plain(refusal.check),
                 expected="an update",
-            )
+            )  # fmt: skip
         return pb.Update.FromString(opened.manifest)
     except DecodeError:
         raise Refused(Check.WILLING, "the answer's manifest cannot be read") from None

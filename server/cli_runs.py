@@ -118,12 +118,14 @@ def export_run(
     run: Run,
     folder: Annotated[Path | None, typer.Argument(help="A new folder; adapter-RUN when left out.")] = None,
     number: Annotated[int | None, typer.Option("--round", help="Which round's; the last when left out.")] = None,
+    despite: Annotated[str, typer.Option(help="Why, although a site objects or has not looked; it is recorded.")] = "",
     home: Annotated[Path, typer.Option(help="The server's home folder.")] = Path("server"),
     json_: Json = False,
 ) -> None:
     """Release the adapter of a run: write it as files that diffusers, ComfyUI and others read.
 
-    Until then it lies encrypted in the server's home. Whoever has the files has what the sites' drawings taught it.
+    Until then it lies encrypted in the server's home. Whoever has the files has what the sites' drawings taught it, so
+    each site that taught it is asked for a last look at the end of a run, and may object.
     """
     from common.paths import ServerHome
     from server.house import open_house
@@ -132,7 +134,7 @@ def export_run(
 
     house = open_house(ServerHome(home.absolute()))
     with Store(house.home.database) as store:
-        told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number)
+        told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number, despite)
     if json_:
         typer.echo(json.dumps({"run": run, "round": told.number, "sha256": told.digest, "weights": str(told.weights)}))
         return

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from common.errors import HomeError, RunError
 from common.export import write_adapter
 from security.run_order import read_order
+from server.consent import against_release
 from server.house import House
 from server.state import RunStates
 from server.store import RoundRow, Store
@@ -34,8 +35,10 @@ class Released(NamedTuple):
     weights: Path
 
 
-def release(house: House, store: Store, run: str, folder: Path, number: int | None = None) -> Released:
-    """Write the adapter of a closed round as files that other programs read.
+def release(
+    house: House, store: Store, run: str, folder: Path, number: int | None = None, despite: str = ""
+) -> Released:
+    """Write the adapter of a closed round as files that other programs read, and record that it was done.
 
     Args:
         house: The server's.
@@ -43,13 +46,21 @@ def release(house: House, store: Store, run: str, folder: Path, number: int | No
         run: The run's id.
         folder: Where; it must not exist, or be empty.
         number: Which round's; the last that trained when left out.
+        despite: Why, although something stands against it (:mod:`server.consent`).
 
     Raises:
-        RunError: There is no such run or round, or its state is not what the record of the round says.
+        RunError: There is no such run or round, something stands against the release and no reason was given, or the
+            round's state is not what its record says.
         VaultError: The round's state is missing, or was changed.
         HomeError: There is something in the folder, or it cannot be written; then nothing is left there.
     """
     row = _wanted(store, run, number)
+    if (against := against_release(store, run, row.round)) and not despite.strip():
+        raise RunError(
+            "this adapter is not to be released as it is", got="; ".join(against),
+            expected="every site that taught it to have looked at it and not to object",
+            advice="Speak with them. Whoever releases it all the same says why, on record: `--despite REASON`.",
+        )  # fmt: skip
     order = read_order(store.run(run).order)
     adapter = RunStates(house.home, run, house.keys.vault).load(row.round, order.schema).adapter
     try:
@@ -69,6 +80,7 @@ def release(house: House, store: Store, run: str, folder: Path, number: int | No
             "the adapter cannot be written", got=cause.strerror, expected=f"a new or empty folder {folder}",
             advice="Name another folder.",
         ) from None  # fmt: skip
+    store.released(run, row.round, digest, despite.strip() if against else "")
     return Released(row.round, digest, folder / weights.name)
 
 

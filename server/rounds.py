@@ -131,17 +131,15 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         )
 
     def start(self, grid: Grid, *_: object, **__: object) -> Result:
-        """Run all rounds, then one in which sites only measure the final adapter.
+        """Run all rounds, then one in which sites take a last look at the adapter and may object to its release.
 
-        In a private run they measure nothing: a loss over drawings tells of them.
+        They also measure it, but not in a private run: a loss over drawings tells of them.
         """
         self.summary()
         settings = self._run.settings
         for number in range(self._first, settings.rounds + 1):
             tasks = list(self.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
             self.aggregate_train(number, self._answers(grid, tasks))
-        if settings.privacy:
-            return Result()
         number = settings.rounds + 1
         tasks = list(self.configure_evaluate(number, ArrayRecord(), ConfigRecord(), grid))
         self.aggregate_evaluate(number, self._answers(grid, tasks))
@@ -164,7 +162,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         config: ConfigRecord,  # noqa: ARG002
         grid: Grid,
     ) -> Iterable[Message]:
-        """Open a round and return one sealed measuring task for each site that is online."""
+        """Open a round and return one sealed task for each site that is online: to look at the adapter."""
         return self._tasks(server_round, pb.WORK_EVALUATE, grid)
 
     def aggregate_train(
@@ -192,7 +190,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         return None, None
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Record what sites measured and close the round."""
+        """Record what sites say of the adapter and close the round."""
         self._judged(server_round, replies)
         self._run.store.close_round(self._run.id, server_round, "measured", None)
         self._spool.clear()
@@ -247,7 +245,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             part=None if work == pb.WORK_EVALUATE else settings.lora.trained,
             encoding=settings.encoding,
             norm_bound=settings.aggregation.norm_bound,
-            privacy=settings.privacy,
+            privacy=settings.privacy if work == pb.WORK_TRAIN else False,
             closes_at_ms=int((self._opened + settings.deadline_s) * 1000),
         )
 

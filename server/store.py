@@ -30,6 +30,10 @@ CREATE TABLE IF NOT EXISTS metrics (
     run TEXT NOT NULL, round INTEGER NOT NULL, site TEXT NOT NULL, name TEXT NOT NULL, value REAL NOT NULL,
     PRIMARY KEY (run, round, site, name)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS releases (
+    run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, digest TEXT NOT NULL, despite TEXT NOT NULL,
+    released_at REAL NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS budgets (site TEXT PRIMARY KEY, entries INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
 """
 
@@ -184,6 +188,16 @@ class Store(Database):
                 "UPDATE rounds SET closed_at=?, outcome=?, adapter_digest=? WHERE run=? AND round=?",
                 (time.time(), outcome, adapter_digest, run, number),
             )
+
+    def released(self, run: str, number: int, digest: str, despite: str) -> None:
+        """Record that a round's adapter was released, and why although something stood against it; empty if not."""
+        with self._write() as db:
+            db.execute("INSERT INTO releases VALUES (?, ?, ?, ?, ?)", (run, number, digest, despite, time.time()))
+
+    def releases(self, run: str) -> list[tuple[int, str, str]]:
+        """Return each release of a run: round, SHA-256 (hex) of the adapter, and why despite what stood against it."""
+        sql = "SELECT round, digest, despite FROM releases WHERE run=? ORDER BY released_at"
+        return [(int(number), digest, despite) for number, digest, despite in self._read(sql, run)]
 
     def remember_budget(self, site: str, head: pb.BudgetHead) -> None:
         """Record how far the record of a site's privacy budget goes; what was known of it before is forgotten."""

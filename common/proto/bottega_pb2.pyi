@@ -54,7 +54,7 @@ class _WorkEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Work.ValueType],
     WORK_TRAIN: _Work.ValueType  # 1
     """train and send the update"""
     WORK_EVALUATE: _Work.ValueType  # 2
-    """only measure the adapter on the held-out drawings"""
+    """the last look at an adapter: object to its release, or not; measure it, unless the run is private"""
 
 class Work(_Work, metaclass=_WorkEnumTypeWrapper): ...
 
@@ -62,7 +62,7 @@ WORK_UNSPECIFIED: Work.ValueType  # 0
 WORK_TRAIN: Work.ValueType  # 1
 """train and send the update"""
 WORK_EVALUATE: Work.ValueType  # 2
-"""only measure the adapter on the held-out drawings"""
+"""the last look at an adapter: object to its release, or not; measure it, unless the run is private"""
 Global___Work: _TypeAlias = Work  # noqa: Y015
 
 @_typing.final

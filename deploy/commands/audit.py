@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +14,7 @@ from rich.table import Table
 from common.settings import EMBEDDED_BASE, PrivacySettings
 
 if TYPE_CHECKING:
+    from client.membership import Interval
     from client.privacy_audit import Audit
 
 audit_app = typer.Typer(help="Put promises to the test.", no_args_is_help=True)
@@ -20,9 +23,10 @@ DELTA = 1e-5
 STEPS = 16
 
 
-@audit_app.callback()  # so that `privacy` keeps its name while it is alone
-def _about() -> None:
-    """Put promises to the test."""
+AdapterFile = Annotated[Path, typer.Argument(help="An adapter's folder or weights file.")]
+Data = Annotated[Path, typer.Option(help="The folder of drawings, as the site that trained on them has it.")]
+Base = Annotated[str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @audit_app.command()
@@ -32,8 +36,8 @@ def privacy(
     ] = None,
     canaries: Annotated[int, typer.Option(min=50, help="More find more; each takes a few milliseconds.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Decides the canaries; the noise cannot be foretold.")] = 0,
-    base: Annotated[str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit.")] = EMBEDDED_BASE,
-    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    base: Base = EMBEDDED_BASE,
+    json_: Json = False,
 ) -> None:
     """Attack private training, and say what epsilon it has at least. Exits with 1 when a claim is refuted.
 
@@ -53,6 +57,58 @@ def privacy(
     else:
         _show(audits)
     raise typer.Exit(int(refuted))
+
+
+@audit_app.command()
+def membership(adapter: AdapterFile, data: Data, base: Base = EMBEDDED_BASE, json_: Json = False) -> None:
+    """Attack an adapter: tell drawings that it was trained on from held-out ones.
+
+    Two attacks, loss threshold and SecMI, each relative to the bare base. 0.5 is guessing. An attack that fails proves
+    little: `python -m benchmarks.membership` shows that these two succeed where there is something to find.
+    """
+    from deploy.adapter_audits import membership as attacked
+
+    leaks = attacked(adapter, data, base)
+    if json_:
+        typer.echo(json.dumps({name: asdict(leak) for name, leak in leaks.items()}))
+        return
+    table = Table(box=None, pad_edge=False)
+    for name in ("attack", "AUC", "95 %", "found at 1 % false alarms", "95 %"):
+        table.add_column(name, justify="left" if name == "attack" else "right")
+    for name, leak in leaks.items():
+        table.add_row(name, *(word for part in (leak.auc, leak.tpr) for word in _interval(part)))
+    Console(highlight=False).print(table)
+
+
+@audit_app.command()
+def copies(
+    adapter: AdapterFile,
+    data: Data,
+    most: Annotated[float, typer.Option(min=0, max=1, help="The share that may be copies; more exits with 1.")] = 0.0,
+    count: Annotated[int, typer.Option(min=1, help="Pictures to draw.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps (DDIM).")] = 25,
+    guidance: Annotated[float, typer.Option(min=1.0, max=30.0, help="Guidance scale; 1 switches it off.")] = 3.0,
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    base: Base = EMBEDDED_BASE,
+    json_: Json = False,
+) -> None:
+    """Draw by the captions of a site's drawings, and look for pictures that repeat one of them.
+
+    What a site itself looks for before it agrees to a release, where its `rules.most_copied` asks for it.
+    """
+    from deploy.adapter_audits import copies as found_in
+
+    found = found_in(adapter, data, base, count, steps, guidance, seed)
+    if json_:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        typer.echo(f"{found.share:.1%} of {count} pictures repeat a drawing (at most {most:.1%} wanted)")
+        typer.echo(f"nearest: {found.nearest:.2f} of what lies between neighbouring drawings; copies are under 0.5")
+    raise typer.Exit(int(found.share > most))
+
+
+def _interval(part: Interval) -> tuple[str, str]:
+    return f"{part.value:.2f}", f"{part.low:.2f} to {part.high:.2f}"
 
 
 def _facts(audit: Audit) -> dict[str, object]:

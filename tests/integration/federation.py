@@ -22,6 +22,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from client.agent import SiteAgent
+from client.final_look import ObjectionError
 from client.policy import RuleError
 from client.settings import SiteSettings
 from client.settling import settle
@@ -98,6 +99,7 @@ class Way(StrEnum):
     NO_EXAMPLES = "no example claimed"
     HUGE = "a huge norm"
     SPRAWLING = "a metric with a name of two million letters"
+    OBJECTS = "an honest update, then an objection to the adapter"
 
 
 def a_delta(site: str, number: int, b: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -130,6 +132,8 @@ class Easel(Bench):
             raise RuleError("so many steps a round", rule="most_steps", got=12, expected="at most 3")
         body = open_body()
         self.plain.append(bytes(body))
+        if job.work == pb.WORK_EVALUATE and self.way is Way.OBJECTS:
+            raise ObjectionError("the adapter repeats drawings of this studio")
         if job.work == pb.WORK_EVALUATE:
             return Answer(pb.Update(examples=8, metrics={"held_out_loss": 0.25}), b"")
         delta = a_delta(self._site, job.number, split(schema, unpack(body, schema, "both")).b)

@@ -1,0 +1,43 @@
+"""What stands against the release of an adapter: sites that taught it and object, or were not there to look at it.
+
+After its last round of training a run asks each site for a last look at the adapter (``client/final_look.py`` says what
+a site looks for). A site that did not answer may have objected, so no answer is no consent.
+"""
+
+from __future__ import annotations
+
+from security.admission import Check
+from server.store import Store
+
+
+def against_release(store: Store, run: str, number: int) -> list[str]:
+    """Return what stands against releasing the adapter of a round, in words; nothing when all who taught it looked.
+
+    Args:
+        store: Of the server.
+        run: The run's id.
+        number: The round whose adapter it is.
+    """
+    rounds = store.rounds(run)
+    taught = sorted(
+        {
+            verdict.site
+            for row in rounds
+            if row.outcome == "aggregated" and row.round <= number
+            for verdict in store.verdicts(run, row.round)
+            if verdict.admitted
+        }
+    )
+    look = next((row for row in rounds if row.work == "evaluate" and row.closed_at is not None), None)
+    last = max((row.round for row in rounds if row.adapter_digest is not None), default=0)
+    if look is None or number != last:
+        return ["no site was asked to look at this round's adapter"] if taught else []
+    said = {verdict.site: verdict for verdict in store.verdicts(run, look.round)}
+    words = []
+    for site in taught:
+        verdict = said.get(site)
+        if verdict is not None and verdict.check == Check.OBJECTION.slug:
+            words.append(f"{site} objects")
+        elif verdict is None or not verdict.admitted:
+            words.append(f"{site} has not looked at it")
+    return words

@@ -1,0 +1,91 @@
+"""Releasing an adapter: who taught it has looked at it and does not object, or somebody said why all the same."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from common.errors import RunError
+from server import rounds
+from server.release import release
+from tests.integration.federation import RUN, SETTINGS, Federation, Post, Way
+
+HONEST = ("anna", "bruno", "carla")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds here take fractions of a second, and so may the last sites."""
+    monkeypatch.setattr(rounds, "GRACE_S", 0.4)
+    monkeypatch.setattr(rounds, "POLL_S", 0.01)
+
+
+def test_an_adapter_that_nobody_objects_to_is_released_and_that_is_recorded(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    told = release(federation.house, federation.store, RUN, tmp_path / "out")
+    assert hashlib.sha256(told.weights.read_bytes()).hexdigest() == told.digest
+    assert told.digest == federation.store.rounds(RUN)[0].adapter_digest
+    assert federation.store.releases(RUN) == [(1, told.digest, "")]
+
+
+def test_an_objection_holds_the_release_until_somebody_says_why_despite_it(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.sites["bruno"].behave(Way.OBJECTS)
+    federation.play()
+    assert federation.checks(1)["bruno"] == "admitted"
+    assert federation.checks(2) == {"anna": "admitted", "bruno": "objection", "carla": "admitted"}
+    for why in ("", "  "):
+        with pytest.raises(RunError, match="not to be released") as caught:
+            release(federation.house, federation.store, RUN, tmp_path / "out", despite=why)
+        assert caught.value.got == "bruno objects"
+    assert not (tmp_path / "out").exists()
+    assert federation.store.releases(RUN) == []
+    told = release(federation.house, federation.store, RUN, tmp_path / "out", despite="bruno agreed by letter")
+    assert federation.store.releases(RUN) == [(1, told.digest, "bruno agreed by letter")]
+
+
+def test_a_site_that_was_not_there_to_look_has_not_agreed(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play(_silent_at_the_look(federation, "carla"))
+    with pytest.raises(RunError) as caught:
+        release(federation.house, federation.store, RUN, tmp_path / "out")
+    assert caught.value.got == "carla has not looked at it"
+
+
+def test_who_was_refused_in_every_round_has_no_say(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, (*HONEST, "mallory"))
+    federation.sites["mallory"].behave(Way.NAN)
+    federation.play(_silent_at_the_look(federation, "mallory"))
+    assert federation.checks(1)["mallory"] == "finite"
+    release(federation.house, federation.store, RUN, tmp_path / "out")
+
+
+def test_the_adapter_of_an_earlier_round_was_looked_at_by_nobody(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST, SETTINGS.model_copy(update={"rounds": 2}))
+    federation.play()
+    with pytest.raises(RunError) as caught:
+        release(federation.house, federation.store, RUN, tmp_path / "out", number=1)
+    assert caught.value.got == "no site was asked to look at this round's adapter"
+    release(federation.house, federation.store, RUN, tmp_path / "out")
+
+
+def test_an_objection_counts_for_nothing_but_a_last_look(tmp_path: Path) -> None:
+    """A site that objects to a training task has refused it, like any other refusal."""
+    federation = Federation(tmp_path, HONEST)
+    federation.sites["anna"].behave(Way.REFUSES)
+    federation.play()
+    assert federation.checks(1)["anna"] == "willing"
+
+
+def _silent_at_the_look(federation: Federation, site: str) -> Post:
+    post = federation.post()
+
+    def turn() -> None:
+        if post.pushes == 1:
+            federation.sites[site].behave(Way.SILENT)
+
+    post.on_pull = turn
+    return post
