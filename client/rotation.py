@@ -16,13 +16,13 @@ from common.paths import MemberHome
 from common.proto import registry_pb2 as pb
 from security.authority import load_certificate, save_certificate
 from security.calling import CALL_S, registry
-from security.csr import make_csr
 from security.enrolment import MemberKeys
 from security.files import PUBLIC, read_public, write_new
 from security.identity import Peer
 from security.key_folder import open_key_folder
 from security.membership import checked_certificate
 from security.names import SpiffeId
+from security.renewal import make_renewal
 from security.rotation import rotate
 from security.succession import keep_roster
 
@@ -82,7 +82,8 @@ def _prepared(home: MemberHome, before: MemberKeys) -> MemberKeys:
 
 def _ask(home: MemberHome, before: MemberKeys, after: MemberKeys, address: str) -> None:
     rotation = read_public(_next(home) / _ROTATION, error=IdentityError)
-    call = pb.RotateCall(rotation=rotation, csr=make_csr(after.id, after.tls))
+    csr, signature = make_renewal(after)
+    call = pb.RotateCall(rotation=rotation, csr=csr, signature=signature)
     with registry(home, before, address) as stub:
         answer = stub.Rotate(call, timeout=CALL_S)
     certificate = checked_certificate(answer.certificate, after)

@@ -187,7 +187,7 @@ def attach_lora(unet: UNet2DConditionModel, settings: LoraSettings) -> AdapterSc
         BaseModelError: No module of the U-Net matches the targets.
     """
     if getattr(unet, "peft_config", None):
-        unet.delete_adapters(list(unet.peft_config))
+        unet.unload_lora()  # `delete_adapters` would leave the wrappers on layers that the next adapter may not have
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.rank,

@@ -81,13 +81,14 @@ class Applicants(Database):
         super().__init__(file, _SCHEMA)
 
     def invite(self, invitation: Invitation, *, auto_approve: bool, now_ms: int) -> None:
-        """Remember an invitation; of its secret only a hash.
+        """Remember an invitation, of its secret only a hash; one for the same name that is still out is good no more.
 
         Raises:
             IdentityError: Somebody of that name belongs to the federation, or waits to.
         """
         with self._write() as db:
             _refuse_taken(db, invitation.role, invitation.name)
+            _withdraw(db, invitation.role, invitation.name, now_ms)
             db.execute(
                 "INSERT INTO invitations VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
                 (invitation.id, invitation.role, invitation.name, secret_hash(invitation.id, invitation.secret),
@@ -159,13 +160,14 @@ class Applicants(Database):
             return _there(db, role, name)
 
     def deny(self, role: Role, name: str, reason: str, now_ms: int) -> Applicant:
-        """Say no to somebody who waits; their name is free again.
+        """Say no to somebody who waits; their name is free again, and no invitation that is out for it is good.
 
         Raises:
             IdentityError: Nobody of that name waits.
         """
         with self._write() as db:
             found = _decidable(db, role, name, Status.DENIED)
+            _withdraw(db, role, name, now_ms)
             _decide(db, found, Status.DENIED, now_ms, reason=reason)
             return _there(db, role, name)
 
@@ -197,7 +199,7 @@ def _invitation(db: sqlite3.Connection, request: JoinRequest, now_ms: int) -> bo
     if request.invitation_id is None or request.secret is None:
         raise IdentityError("the request carries no invitation", advice="Ask the operator for one.")
     row = db.execute(
-        "SELECT role, name, secret_hash, auto_approve, expires_at_ms FROM invitations WHERE id=?",
+        "SELECT role, name, secret_hash, auto_approve, expires_at_ms, used_at_ms FROM invitations WHERE id=?",
         (request.invitation_id,),
     ).fetchone()
     if row is None or not matches(row[2], request.invitation_id, request.secret):
@@ -206,9 +208,14 @@ def _invitation(db: sqlite3.Connection, request: JoinRequest, now_ms: int) -> bo
         raise IdentityError(
             "the invitation is for somebody else", got=request.member.id.name, expected="the invited name and role"
         )
-    if now_ms >= row[4] and _row(db, request.member.id.role, request.member.id.name) is None:
+    if now_ms >= row[4] and row[5] is None:  # one that was used in time goes on being good for who used it
         raise IdentityError("the invitation has expired", advice="Ask the operator for a new one.")
     return bool(row[3])
+
+
+def _withdraw(db: sqlite3.Connection, role: Role, name: str, now_ms: int) -> None:
+    sql = "UPDATE invitations SET expires_at_ms=? WHERE role=? AND name=? AND used_at_ms IS NULL AND expires_at_ms>?"
+    db.execute(sql, (now_ms, role, name, now_ms))
 
 
 def _used(db: sqlite3.Connection, request: JoinRequest) -> bool:

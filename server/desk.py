@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from common.errors import IdentityError
 from common.paths import ServerHome
 from security.authority import Authority
-from security.csr import read_csr
 from security.enrolment import (
     Invitation,
     JoinRequest,
@@ -278,24 +277,31 @@ class Desk:
         log.info("renewed: %s, until %s", who, certificate.not_valid_after_utc)
         return certificate
 
-    def rotate(self, who: SpiffeId, signed: bytes, csr: bytes) -> x509.Certificate:
+    def rotate(self, who: SpiffeId, signed: bytes, csr: bytes, signature: bytes) -> x509.Certificate:
         """Put a member's new keys in the place of the old ones, and certify the new TLS key.
 
-        Done again with the same rotation, it answers as before: the member may not have heard the first answer.
+        Done again with the same rotation, it answers as before: the member may not have heard the first answer. Every
+        member has that rotation, in the roster, and who stole the old TLS key may still make this call: so it is the
+        new Ed25519 key that has to ask for the certificate.
 
         Args:
             who: The member who calls.
             signed: Their ``SignedRotation``.
             csr: For the new TLS key.
+            signature: Of the new Ed25519 key over it (:mod:`security.renewal`).
 
         Raises:
-            IdentityError: The rotation is another's, does not begin with their present keys, or the CSR will not do.
+            IdentityError: The rotation is another's, does not begin with their present keys, is not their last, or the
+                CSR will not do.
         """
         rotation = open_rotation(signed)
         if rotation.id != who:
             raise IdentityError("a member rotates their own keys", got=rotation.id, expected=who)
-        tls = read_csr(csr, who)
-        if rotation not in self._house.roster.rotations_of(who):
+        tls = open_renewal(csr, signature, rotation.after.peer(who))
+        known = self._house.roster.rotations_of(who)
+        if rotation in known[:-1]:
+            raise IdentityError("the member has rotated again since", got=rotation.serial, expected=len(known))
+        if rotation not in known:
             self._house.publish(lambda roster: roster.with_rotation(rotation, _now_ms()))
             log.info("rotated: %s, for the %d. time", who, rotation.serial)
         if who.role is Role.SITE:

@@ -141,7 +141,7 @@ class RegistryService(rpc.RegistryServicer):
 
     def Rotate(self, request: pb.RotateCall, context: grpc.ServicerContext) -> pb.RotateAnswer:  # noqa: N802
         """Put the caller's new keys in the place of the old ones."""
-        certificate = self._desk.rotate(caller(context), request.rotation, request.csr)
+        certificate = self._desk.rotate(caller(context), request.rotation, request.csr, request.signature)
         return pb.RotateAnswer(certificate=certificate.public_bytes(Encoding.DER), roster=self._desk.roster(0))
 
     def ReturnRoster(self, request: pb.ReturnRosterCall, context: grpc.ServicerContext) -> pb.ReturnRosterAnswer:  # noqa: ARG002, N802

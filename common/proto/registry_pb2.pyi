@@ -244,19 +244,23 @@ class RotateCall(_message.Message):
 
     ROTATION_FIELD_NUMBER: _builtins.int
     CSR_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     rotation: _builtins.bytes
     """SignedRotation, exact bytes: the caller's own keys"""
     csr: _builtins.bytes
     """PKCS#10, DER: the new TLS key"""
+    signature: _builtins.bytes
+    """Ed25519 of the new key over it, as in a renewal"""
     def __init__(
         self,
         *,
         rotation: _builtins.bytes = ...,
         csr: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "rotation", b"rotation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csr", b"csr", "rotation", b"rotation", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

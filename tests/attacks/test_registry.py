@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,11 +294,41 @@ def test_keys_that_were_replaced_fetch_a_certificate_at_the_door(town: Town, doo
     victim = member(town, "victim", Role.OPERATOR)
     after = MemberKeys.generate(victim.id)
     rotation = rotate(victim.keys.identity, after.identity, serial=1, now_ms=0)
-    town.desk.rotate(victim.id, rotation.signed, make_renewal(after)[0])
+    town.desk.rotate(victim.id, rotation.signed, *make_renewal(after))
     with door_at(town, door) as newcomers:
         error = refusal(lambda: newcomers.JoinStatus(how_it_stands(victim.keys)))
     assert error.code is grpc.StatusCode.FAILED_PRECONDITION
     assert "gone over to new keys" in error.words
+
+
+def test_a_stolen_tls_key_has_itself_certified_by_a_rotation_that_everybody_knows(town: Town) -> None:
+    """A member's rotation stands in the roster, and the certificate of one generation before may hand it in again."""
+    victim = member(town, "victim-again", Role.OPERATOR)
+    after = MemberKeys.generate(victim.id)
+    rotation = rotate(victim.keys.identity, after.identity, serial=1, now_ms=0)
+    mine = MemberKeys.generate(victim.id)  # the thief's, but for the TLS key and certificate that opened the connection
+    with registry_for(town, victim.card) as registry:
+        csr, signature = make_renewal(after)
+        first = registry.Rotate(pb.RotateCall(rotation=rotation.signed, csr=csr, signature=signature), timeout=CALL_S)
+        again = registry.Rotate(pb.RotateCall(rotation=rotation.signed, csr=csr, signature=signature), timeout=CALL_S)
+        assert first.certificate
+        assert again.certificate
+        for forged_by in (make_renewal(mine), (make_renewal(mine)[0], signature), (make_renewal(mine)[0], b"")):
+            call = pb.RotateCall(rotation=rotation.signed, csr=forged_by[0], signature=forged_by[1])
+            error = refusal(partial(registry.Rotate, call, timeout=CALL_S))
+            assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+            assert "signed by the key that the roster has" in error.words
+
+
+def test_a_rotation_that_was_followed_by_another_is_handed_in_again(town: Town) -> None:
+    victim = member(town, "victim-twice", Role.OPERATOR)
+    once, twice = (MemberKeys.generate(victim.id) for _ in range(2))
+    first = rotate(victim.keys.identity, once.identity, serial=1, now_ms=0)
+    town.desk.rotate(victim.id, first.signed, *make_renewal(once))
+    second = rotate(once.identity, twice.identity, serial=2, now_ms=0)
+    town.desk.rotate(victim.id, second.signed, *make_renewal(twice))
+    with pytest.raises(IdentityError, match="rotated again since"):
+        town.desk.rotate(victim.id, first.signed, *make_renewal(once))
 
 
 # --- tokens ---
@@ -322,6 +353,19 @@ def test_an_expired_token(town: Town, door: int, caplog: pytest.LogCaptureFixtur
         error = refusal(lambda: newcomers.Join(asking(invitation, MemberKeys.generate(invitation.spiffe_id))))
     assert "the invitation has expired" in error.words
     assert refused_at_the_door(caplog, "the invitation has expired")
+
+
+def test_an_expired_token_for_a_name_that_was_denied_before(town: Town, door: int) -> None:
+    """The name is in the table already; it is the invitation that counts."""
+    first = invited(town, "denied-once")
+    with door_at(town, door) as newcomers:
+        newcomers.Join(asking(first, MemberKeys.generate(first.spiffe_id)))
+        town.desk.deny(Role.SITE, "denied-once", "not yet")
+        late = invited(town, "denied-once", auto=True, ttl=dt.timedelta(milliseconds=1))
+        until(lambda: late.expired(now_ms()), "time stands still")
+        error = refusal(lambda: newcomers.Join(asking(late, MemberKeys.generate(late.spiffe_id))))
+    assert "the invitation has expired" in error.words
+    assert late.spiffe_id not in open_house(town.home).roster
 
 
 @pytest.mark.parametrize("who", [named("mallory"), named("the-invited", Role.OPERATOR)], ids=["name", "role"])
@@ -784,7 +828,7 @@ def honest_messages(town: Town, operator: Person, secret_one: Invitation) -> dic
     messages = {
         "Join": asking(secret_one, keys), "JoinStatus": how_it_stands(keys), "Bring": asking(secret_one, keys),
         "GetRoster": pb.GetRosterCall(known_version=3), "Renew": pb.RenewCall(csr=csr, signature=signature),
-        "Rotate": pb.RotateCall(rotation=rotation, csr=make_renewal(after)[0]),
+        "Rotate": pb.RotateCall(rotation=rotation, csr=make_renewal(after)[0], signature=make_renewal(after)[1]),
         "Invite": pb.InviteCall(role="auditor", name="fuzz", ttl_s=60),
         "Approve": decision, "Deny": decision, "Revoke": decision,
     }  # fmt: skip

@@ -134,6 +134,28 @@ def test_without_an_invitation_nobody_asks_but_an_operator_may_bring_a_request(
         door.bring(*asking(None, thief), NOW)
 
 
+def test_of_two_invitations_for_a_name_the_later_counts(door: Applicants, rossi: MemberKeys) -> None:
+    """So who lost a token makes it worthless by inviting again."""
+    lost, later = invited("rossi"), invited("rossi")
+    door.invite(lost, auto_approve=True, now_ms=NOW)
+    door.invite(later, auto_approve=False, now_ms=NOW + 1)
+    with pytest.raises(IdentityError, match="the invitation has expired"):
+        door.ask(*asking(lost, rossi), NOW + 2)
+    assert door.ask(*asking(later, rossi), NOW + 2).applicant.status is Status.WAITING
+
+
+def test_who_was_denied_finds_every_invitation_spent(door: Applicants, rossi: MemberKeys, thief: MemberKeys) -> None:
+    first = invited("rossi")
+    door.invite(first, auto_approve=False, now_ms=NOW)
+    door.ask(*asking(first, rossi), NOW + 1)
+    door.deny(Role.SITE, "rossi", "no", NOW + 2)
+    late = invited("rossi")
+    door.invite(late, auto_approve=True, now_ms=NOW + 3)
+    with pytest.raises(IdentityError, match="the invitation has expired"):
+        door.ask(*asking(late, thief), NOW + HOUR)
+    assert door.one(Role.SITE, "rossi").status is Status.DENIED
+
+
 def test_a_name_that_is_taken_is_not_invited_again(door: Applicants, rossi: MemberKeys) -> None:
     door.bring(*asking(None, rossi), NOW)
     with pytest.raises(IdentityError, match="the name is taken; got site rossi, waiting"):

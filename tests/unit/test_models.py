@@ -19,6 +19,7 @@ from common.models import (
     attach_lora,
     load_adapter,
     load_base,
+    lora_layers,
 )
 from common.procedural import PALETTES, caption_of, styles, subjects
 from common.settings import LoraSettings
@@ -101,6 +102,17 @@ def test_attaching_again_leaves_one_adapter(base: Base) -> None:
     schema = attach_lora(base.unet, LoraSettings(rank=2))
     assert {m.rank for m in schema.modules} == {2}
     assert adapter_schema(base.unet) == schema
+
+
+def test_a_later_adapter_on_fewer_layers_leaves_nothing_of_the_earlier_one(base: Base) -> None:
+    """A site works for one run after another, and their targets differ."""
+    weights = base.digest
+    wide = attach_lora(base.unet, LoraSettings(rank=4, targets=("to_q", "ff.net.2", "conv1")))
+    narrow = attach_lora(base.unet, LoraSettings(rank=2, targets=("to_q",)))
+    assert len(narrow.modules) < len(wide.modules)
+    assert {module.rank for module in narrow.modules} == {2}
+    assert [name for name, _ in lora_layers(base.unet)] == [module.name for module in narrow.modules]
+    assert base.digest == weights
 
 
 def test_targets_that_match_nothing_are_refused(base: Base) -> None:
