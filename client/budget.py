@@ -116,6 +116,7 @@ class Budget:
         self._cohort: dict[str, int] = {}
         self._spends: list[Spend] = []
         self._counts: list[Count] = []
+        self._looks: set[str] = set()
         self._read_on()
 
     @property
@@ -223,6 +224,21 @@ class Budget:
             )  # fmt: skip
         return tuple(unit for unit in units if pasts[unit] in afford)
 
+    def look(self, run: str, now_ms: int) -> None:
+        """Record the one look at a run's adapter by which this site may object to it.
+
+        An objection tells of the drawings and is not noised. Who could ask again and again, with adapters made for it,
+        could ask which drawings there are; so nobody is answered twice in a run, whatever became of the first answer.
+
+        Raises:
+            BudgetError: There was a look in this run before, or the record cannot be read or written.
+        """
+        with locked(self._folder / "lock", error=BudgetError):
+            self._read_on()
+            if run in self._looks:
+                raise BudgetError("this site has looked at an adapter of this run before", got=run, expected="one look")
+            self._append({"kind": "look", "run": run, "at_ms": now_ms})
+
     def _entered(self, units: Sequence[Unit], now_ms: int) -> tuple[int, ...]:
         """Read what others wrote, enter drawings that are new, and return the cohorts of all that are there."""
         there = sorted(frozenset().union(*(unit.digests for unit in units)))
@@ -306,6 +322,8 @@ class Budget:
             self._cohort |= dict.fromkeys(entry["units"], entry["cohort"])
         elif entry["kind"] == "count":
             self._counts.append(Count(entry["unit"], tuple(entry["cohorts"]), entry["told"], entry["at_ms"]))
+        elif entry["kind"] == "look":
+            self._looks.add(entry["run"])
         else:
             steps = Steps(entry["multiplier"], entry["rate"], entry["count"])
             cohorts = tuple(entry["cohorts"])

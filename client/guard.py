@@ -76,6 +76,14 @@ class Guard:
         allowed = self.budget.reserve(run, number, steps, units, now_ms)
         return Allowance(allowed, steps, count, self._told(run, privacy, steps))
 
+    def allow_look(self, run: str, now_ms: int) -> None:
+        """Let the site look at a run's adapter once, to object to it or not.
+
+        Raises:
+            BudgetError: It did before.
+        """
+        self.budget.look(run, now_ms)
+
     def _told(self, run: str, privacy: PrivacySettings, steps: Steps) -> pb.Privacy:
         head = self.budget.head
         return pb.Privacy(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.dataset import TrainingSet
 from client.drawings import Drawing
-from client.final_look import check_copies
+from client.final_look import ObjectionError, check_copies
 from client.guard import Guard
 from client.policy import Asked, HouseRules, Stopwatch, check_rules
 from client.private_training import Mechanism, train_privately
@@ -149,6 +149,11 @@ class Bench:
         """Take the last look at an adapter: object to it, or say what may be said of it."""
         seed = _own_seed(job.order.settings.seed, job.number, self._site)
         if self._rules.most_copied is not None:
+            if self._guard is None or job.number != job.order.settings.rounds + 1:
+                raise ObjectionError("this site looks at an adapter when its run has ended, and not now")
+            if job.told is not None:
+                self._guard.check_not_behind(job.told)
+            self._guard.allow_look(job.order.run, int(time.time() * 1000))
             check_copies(self._base, adapter, self._drawings, self._rules.most_copied, seed % 2**31)
         if job.order.settings.privacy:
             return Answer(pb.Update(examples=1), b"")  # how many there are was told with noise on it, or not at all
