@@ -1,4 +1,4 @@
-"""The last look at an adapter, as the bench takes it: once in a run, after its end, and it tells no more than it must."""
+"""The last look at an adapter, as the bench takes it: once in a run, after its end, telling no more than it must."""
 
 from __future__ import annotations
 
