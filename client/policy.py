@@ -18,7 +18,7 @@ from pydantic import Field, StringConstraints, field_validator
 
 from client.hours import read_hours, zone_of
 from common.errors import BottegaError
-from common.settings import LoraSettings, Positive, PrivacySettings, Settings, Share, TrainingSettings
+from common.settings import LoraSettings, Method, Positive, PrivacySettings, Settings, Share, TrainingSettings
 from security.names import shown
 
 Some = Field(min_length=1)
@@ -60,7 +60,7 @@ class HouseRules(Settings):
     """Digests of the bases that may be trained on (`bottega site status` shows the site's); any when left out."""
     targets: Annotated[tuple[str, ...], Some] = ()
     """Ends of the names of the layers that may be adapted; any when left out."""
-    methods: Annotated[tuple[Literal["ffa", "both"], ...], Some] = ("ffa", "both")
+    methods: Annotated[tuple[Method, ...], Some] = ("ffa", "both", "core")
     most_rank: Positive = 128
     most_steps: Positive = 1000
     """Optimiser steps a round."""

@@ -1,4 +1,4 @@
-"""Training with differential privacy: DP-SGD on the LoRA factors (arXiv 1607.00133), one gradient a unit.
+"""Training with differential privacy: DP-SGD on LoRA (arXiv 1607.00133), one gradient a unit.
 
 A unit is a drawing, or all drawings of one artist (:mod:`client.units`). A step draws a Poisson sample of the units:
 each is in it with the same chance, on its own, and an empty sample is a step like any other. Each unit's gradient is
@@ -25,6 +25,7 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
+from client.coordinates import Coordinates, coordinates_of
 from client.dataset import TrainingSet
 from client.training import TrainingResult, example_losses
 from client.units import Unit
@@ -88,7 +89,7 @@ def train_privately(
         mechanism: Noise, clip and sampling.
         source: Where noise and the coins of sampling come from.
         after_step: Called after each step with how many are done; what it raises ends the training. At that time the
-            ``grad`` of the trained factors holds what the step released: the noised mean, in clips.
+            ``grad`` of what is trained holds what the step released: the noised mean, in clips.
         planted: Gradients of drawings that do not exist, float32 ``[m, d]`` in schema order: they are sampled, clipped
             and noised like those of drawings (:mod:`client.privacy_audit`). No divisor counts them.
         units: What is sampled and clipped as one; each row of the data on its own when left out.
@@ -107,19 +108,21 @@ def train_privately(
     began = time.monotonic()
     factors = LoraFactors(base.unet)
     factors.load(adapter)
-    before = factors.read(lora.trained)
-    parameters = factors.trained()
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    coordinates = coordinates_of(factors, lora, adapter.schema)
+    optimiser = torch.optim.AdamW(
+        coordinates.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
     rows = [(row,) for row in range(len(data))] if units is None else [unit.rows for unit in units]
     divisor = (mechanism.rate * len(rows) if expected is None else expected) * mechanism.clip
     with per_drawing_gradients(base.unet):
         for step in range(settings.steps):
-            clipped = _clipped(base, parameters, data, rows, settings, mechanism, source, planted)
+            clipped = _clipped(base, coordinates, data, rows, settings, mechanism, source, planted)
             noised = add_noise(clipped, mechanism.multiplier, source)
-            _set_gradients(parameters, noised.total / divisor)
+            _set_gradients(coordinates.trained, noised.total / divisor)
             optimiser.step()
+            coordinates.push()
             after_step(step + 1)
-    delta = factors.read(lora.trained) - before
+    delta = coordinates.change()
     if not np.isfinite(delta).all():
         raise TrainingError("training diverged", got="a change that is not finite", expected="a smaller learning rate")
     return TrainingResult(delta, math.nan, len(rows), time.monotonic() - began)
@@ -150,7 +153,7 @@ def per_drawing_gradients(unet: nn.Module) -> Iterator[None]:
 
 def _clipped(
     base: Base,
-    parameters: list[nn.Parameter],
+    coordinates: Coordinates,
     data: TrainingSet,
     rows: Sequence[tuple[int, ...]],
     settings: TrainingSettings,
@@ -161,12 +164,12 @@ def _clipped(
     units = len(rows)
     everything = units + (0 if planted is None else len(planted))
     sample = poisson_sample(everything, mechanism.rate, source)
-    total = nothing(sum(p.numel() for p in parameters), mechanism.clip)
+    total = nothing(coordinates.size, mechanism.clip)
     for few in sample.split(mechanism.at_once) if len(sample) else ():
         if len(own := few[few < units]):
             sampled = [rows[unit] for unit in own.tolist()]
-            gradients = _gradients(base, parameters, data, sampled, settings, mechanism.multiplicity, source)
-            total = total + clip_and_sum(gradients, mechanism.clip)
+            gradients = _gradients(base, coordinates.factors, data, sampled, settings, mechanism.multiplicity, source)
+            total = total + clip_and_sum(coordinates.of(gradients), mechanism.clip)
         if planted is not None and len(strange := few[few >= units] - units):
             total = total + clip_and_sum(planted[strange], mechanism.clip)
     return total

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from client.coordinates import Coordinates, coordinates_of
 from client.dataset import TrainingSet
 from common.adapter_schema import Adapter
 from common.errors import TrainingError
@@ -33,7 +34,7 @@ class TrainingResult:
     """What one round of local training yields.
 
     Attributes:
-        delta: Change of the trained factors, flat float32 in schema order (B under ``ffa``, A and B else).
+        delta: Change of what was trained, flat float32 in schema order (``LoraSettings.trained``).
         loss: Mean training loss over the steps.
         examples: Drawings in the training split.
         seconds: Wall-clock time.
@@ -76,19 +77,19 @@ def train(
     began = time.monotonic()
     factors = LoraFactors(base.unet)
     factors.load(adapter)
-    before = factors.read(lora.trained)
+    coordinates = coordinates_of(factors, lora, adapter.schema)
     losses = []
-    for loss in _steps(base, factors.trained(), data, settings, seed):
+    for loss in _steps(base, coordinates, data, settings, seed):
         losses.append(loss)
         after_step()
-    delta = factors.read(lora.trained) - before
+    delta = coordinates.change()
     if not np.isfinite(delta).all() or not all(map(math.isfinite, losses)):
         raise TrainingError("training diverged", got="a loss that is not finite", expected="a smaller learning rate")
     return TrainingResult(delta, float(np.mean(losses)), len(data), time.monotonic() - began)
 
 
 def _steps(
-    base: Base, parameters: list[nn.Parameter], data: TrainingSet, settings: TrainingSettings, seed: int
+    base: Base, coordinates: Coordinates, data: TrainingSet, settings: TrainingSettings, seed: int
 ) -> Iterator[float]:
     torch.manual_seed(seed)  # LoRA dropout draws from the global generator
     chance = torch.Generator().manual_seed(seed)
@@ -97,7 +98,9 @@ def _steps(
         gradient_accumulation_steps=settings.accumulate,
         cpu=base.device.type == "cpu",
     )
-    optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(
+        coordinates.trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
     base.unet.train()
     for _ in range(settings.steps):
         total = 0.0
@@ -106,8 +109,10 @@ def _steps(
                 loss = _batch_loss(base, data, settings, chance)
             accelerator.backward(loss / settings.accumulate)
             total += float(loss.detach()) / settings.accumulate
+        coordinates.pull()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
+        coordinates.push()
         yield total
     base.unet.eval()
 

@@ -20,8 +20,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from common.errors import AdapterError
 from common.quantise import Flat
 
-Part: TypeAlias = Literal["A", "B", "both"]
-"""Which factors; under ``both`` each module's A comes right before its B."""
+Part: TypeAlias = Literal["A", "B", "both", "core"]
+"""Which factors; under ``both`` each module's A comes right before its B. ``core``: what stands between B's frozen
+columns and A (:mod:`common.core`)."""
 
 MOST_MODULES = 10_000
 MOST_NUMBERS = 2**30
@@ -35,7 +36,8 @@ class TensorSpec:
     """One tensor of a schema.
 
     Attributes:
-        name: ``<module>.lora_A.weight`` or ``<module>.lora_B.weight``, as PEFT names it.
+        name: ``<module>.lora_A.weight`` or ``<module>.lora_B.weight``, as PEFT names it; of a core
+            ``<module>.lora_core.weight``.
         shape: Of the tensor.
     """
 
@@ -95,6 +97,11 @@ class LoraModule:
         return TensorSpec(
             f"{self.name}.lora_B.weight", (self.out_features, self.rank, *((1, 1) if self.kernel else ()))
         )
+
+    @cached_property
+    def core(self) -> TensorSpec:
+        """The core: rank by rank."""
+        return TensorSpec(f"{self.name}.lora_core.weight", (self.rank, self.rank))
 
 
 @dataclass(frozen=True)
@@ -200,6 +207,7 @@ class AdapterSchema:
             "A": tuple(m.a for m in self.modules),
             "B": tuple(m.b for m in self.modules),
             "both": tuple(spec for m in self.modules for spec in (m.a, m.b)),
+            "core": tuple(m.core for m in self.modules),
         }
 
     @cached_property

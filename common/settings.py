@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -19,9 +20,12 @@ EMBEDDED_BASE = "embedded"
 """The name of the base model that ships with bottega."""
 
 Encoding = Literal["fp32", "fp16", "bf16", "int8"]
+Method = Literal["ffa", "both", "core"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+
+_TRAINED: Mapping[Method, Literal["B", "both", "core"]] = {"ffa": "B", "both": "both", "core": "core"}
 
 NO_SITE_PRIVACY_FOR_BOTH = (
     'site privacy bounds what is added to B, and `method = "both"` adds nothing that could be bounded so: '
@@ -49,17 +53,18 @@ class LoraSettings(Settings):
     ``alpha`` is always the rank: diffusers' writer drops any other value, and the learning rate says the same.
     """
 
-    method: Literal["ffa", "both"] = "ffa"
-    """``ffa``: A frozen and shared, B trained (FFA-LoRA, arXiv 2403.12313). ``both``: A and B are trained."""
+    method: Method = "ffa"
+    """``ffa``: A frozen and shared, B trained (FFA-LoRA, arXiv 2403.12313). ``both``: A and B are trained. ``core``: a
+    matrix of rank by rank is trained between frozen columns of B and A (Fed-SB, arXiv 2502.15436)."""
     rank: Positive = 8
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Ends of module names inside the U-Net."""
 
     @property
-    def trained(self) -> Literal["B", "both"]:
+    def trained(self) -> Literal["B", "both", "core"]:
         """Which factors sites train, and so what an update holds."""
-        return "B" if self.method == "ffa" else "both"
+        return _TRAINED[self.method]
 
 
 class TrainingSettings(Settings):
@@ -132,7 +137,7 @@ class AggregationSettings(Settings):
     norm_bound: Annotated[float, Field(gt=0.0)] = 100.0
     """Largest L2 norm of an update that is admitted."""
     refresh_every: Annotated[int, Field(ge=0)] = 1
-    """Rounds between SVD refreshes of A (FedSVD, arXiv 2505.12805); 0: never. Of effect under ``ffa``."""
+    """Rounds between SVD refreshes of A (FedSVD, arXiv 2505.12805); 0: never. Of no effect under ``both``."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """Server optimiser (FedOpt, arXiv 2003.00295)."""
     server_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0

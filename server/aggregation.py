@@ -3,6 +3,8 @@
 Under ``ffa`` (FFA-LoRA, arXiv 2403.12313) all sites share A, so the mean of B is exactly the mean of the products
 B·A; updates are added one by one and never kept. Now and then A is refreshed (FedSVD, arXiv 2505.12805).
 
+Under ``core`` sites train what stands between A and frozen columns of B (:mod:`common.core`), and the same holds.
+
 Under ``both`` each site trains both factors, and the mean of the products is re-factored exactly and cut at the
 run's rank; averaging A and B apart would not be the mean of anything. This keeps every site's factors in memory.
 """
@@ -11,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from common.adapters import Adapter, split
+from common.core import lift
 from common.errors import AggregationError
 from common.quantise import Flat
-from common.settings import NO_OPTIMISER_FOR_BOTH, NO_SITE_PRIVACY_FOR_BOTH, AggregationSettings
+from common.settings import NO_OPTIMISER_FOR_BOTH, NO_SITE_PRIVACY_FOR_BOTH, AggregationSettings, Method
 from security.admission import AdmittedUpdate
 from server import optimiser
 from server.mean import WeightedMean, capped_weight
@@ -33,13 +36,13 @@ class Round:
 
     Attributes:
         number: From 1.
-        method: Which factors sites trained: B alone (``ffa``) or both.
+        method: What sites trained.
         settings: Weights, server optimiser, refreshes.
         protected: How sites as a whole are protected; None when they are not.
     """
 
     number: int
-    method: Literal["ffa", "both"]
+    method: Method
     settings: AggregationSettings
     protected: SiteMechanism | None = None
 
@@ -53,18 +56,20 @@ def aggregate(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -
     Args:
         this: The round.
         state: What the round started from.
-        updates: At least one; drawn once, :data:`server.mean.GROUP` at a time under ``ffa``.
+        updates: At least one; drawn once, :data:`server.mean.GROUP` at a time but under ``both``.
 
     Raises:
         AggregationError: There is no update, one does not fit, or the settings do not go together.
     """
-    return _federated_b(this, state, updates) if this.method == "ffa" else _merged(this, state, updates)
+    return _merged(this, state, updates) if this.method == "both" else _federated_b(this, state, updates)
 
 
 def _federated_b(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
     settings, adapter = this.settings, state.adapter
-    mean = _noised_mean(this.protected, adapter.b.size, updates) if this.protected else _mean(this, adapter, updates)
-    memory, change = optimiser.step(settings, optimiser.Memory.from_bytes(state.optimiser), mean)
+    size = adapter.schema.numel("core" if this.method == "core" else "B")
+    mean = _noised_mean(this.protected, size, updates) if this.protected else _mean(this, size, updates)
+    moved = lift(adapter.schema, mean) if this.method == "core" else mean
+    memory, change = optimiser.step(settings, optimiser.Memory.from_bytes(state.optimiser), moved)
     adapter = replace(adapter, b=adapter.b + change)
     if settings.refresh_every and this.number % settings.refresh_every == 0:
         refreshed = refresh(adapter)
@@ -73,9 +78,9 @@ def _federated_b(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]
     return RunState(adapter, memory.to_bytes())
 
 
-def _mean(this: Round, adapter: Adapter, updates: Iterable[AdmittedUpdate]) -> Flat:
+def _mean(this: Round, size: int, updates: Iterable[AdmittedUpdate]) -> Flat:
     cap = this.settings.example_cap
-    mean = WeightedMean(adapter.b.size, largest_weight=cap, largest_value=this.settings.norm_bound)
+    mean = WeightedMean(size, largest_weight=cap, largest_value=this.settings.norm_bound)
     mean.add_all((capped_weight(update.examples, cap), update.delta) for update in updates)
     return mean.mean()
 

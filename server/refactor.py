@@ -19,8 +19,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from common.adapters import Adapter, AdapterSchema, Flat, LoraModule
+from common.adapters import Adapter, AdapterSchema, LoraModule
 from common.errors import AdapterError, AggregationError
+from common.orthonormal import check_rows
 
 Matrix: TypeAlias = NDArray[np.float64]
 
@@ -39,37 +40,12 @@ class Refreshed:
     bases: tuple[Matrix, ...]
 
 
-def orthonormal_a(schema: AdapterSchema, seed: int) -> Flat:
-    """Return A factors with orthonormal rows, the frozen start of FFA-LoRA (arXiv 2403.12313).
-
-    Each is the Q of a Gaussian matrix, signs fixed so that it is uniform over all such matrices (Mezzadri 2007).
-    A convolution's A counts as the matrix [r, in * height * width].
-
-    Args:
-        schema: The modules.
-        seed: Not negative.
-
-    Returns:
-        float32 [schema.numel("A")].
-
-    Raises:
-        AdapterError: A rank is larger than the module's inputs.
-    """
-    pieces = []
-    for index, module in enumerate(schema.modules):
-        _fits_rows(module, module.rank)
-        chance = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-        q, r = np.linalg.qr(chance.standard_normal((module.columns, module.rank)))
-        pieces.append((q * np.where(np.diag(r) < 0, -1.0, 1.0)).T.astype(np.float32).reshape(-1))
-    return np.concatenate(pieces)
-
-
 def refresh(adapter: Adapter) -> Refreshed:
     """Re-factor each product by SVD into orthonormal A and B = U S (FedSVD, arXiv 2505.12805).
 
     Lossless, since the rank stays. Note what it does not do: the new rows of A span what the old rows spanned. When
-    they were orthonormal already, as after :func:`orthonormal_a`, the refresh at equal rank is a rotation within that
-    space, and no direction outside it is ever learned.
+    they were orthonormal already, as :mod:`common.orthonormal` makes them, the refresh at equal rank is a rotation
+    within that space, and no direction outside it is ever learned.
 
     Args:
         adapter: Both factors.
@@ -82,7 +58,7 @@ def refresh(adapter: Adapter) -> Refreshed:
     """
     fresh, bases = _Blank(adapter.schema), []
     for module, a, b in _matrices(adapter):
-        _fits_rows(module, module.rank)
+        check_rows(module)
         rows, lower = _orthonormal_rows(a)
         v = _right_vectors(b @ lower)
         signs = _signs(v.T @ rows)
@@ -118,7 +94,7 @@ def merge_ranks(updates: Sequence[tuple[int, Adapter]], schema: AdapterSchema) -
     weights = [weight / total for weight, _ in updates]
     merged = _Blank(schema)
     for module, *factors in zip(schema.modules, *(_matrices(adapter) for _, adapter in updates), strict=True):
-        _fits_rows(module, module.rank)
+        check_rows(module)
         a = np.concatenate([a for _, a, _ in factors])
         b = np.concatenate([weight * b for weight, (_, _, b) in zip(weights, factors, strict=True)], axis=1)
         merged.set(module, *_cut(a, b, module.rank))
@@ -181,13 +157,3 @@ class _Blank:
         """Write the factors of one module."""
         for view, matrix in ((self._a[module.a.name], a), (self._b[module.b.name], b)):
             view[...] = matrix.reshape(view.shape)
-
-
-def _fits_rows(module: LoraModule, rank: int) -> None:
-    if rank > module.columns:
-        raise AdapterError(
-            f"{module.name} cannot have orthonormal rows in A",
-            got=f"rank {rank}",
-            expected=f"at most its {module.columns} inputs",
-            advice="Choose a smaller rank, or leave this layer out of the targets.",
-        )

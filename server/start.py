@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from common.adapter_schema import Adapter, AdapterSchema
+from common.orthonormal import orthonormal_a
 from common.settings import RunSettings
-from server.refactor import orthonormal_a
 from server.state import RunState, RunStates
 from server.store import Store
 

@@ -10,11 +10,11 @@ import pytest
 
 from common.adapters import Adapter, AdapterSchema, LoraModule, join
 from common.errors import AggregationError
+from common.orthonormal import orthonormal_a
 from common.quantise import Flat
 from common.settings import AggregationSettings
 from security.admission import AdmittedUpdate
 from server.aggregation import Round, aggregate
-from server.refactor import orthonormal_a
 from server.state import RunState
 
 SCHEMA = AdapterSchema((LoraModule("x", 6, 5, 2), LoraModule("conv", 4, 2, 2, (3, 3))))

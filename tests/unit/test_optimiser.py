@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from common.adapters import Adapter, AdapterSchema, LoraModule
 from common.errors import AggregationError
+from common.orthonormal import orthonormal_a
 from common.quantise import Flat
 from common.settings import AggregationSettings
 from server.optimiser import Memory, step, turned
-from server.refactor import orthonormal_a, refresh
+from server.refactor import refresh
 
 SCHEMA = AdapterSchema((LoraModule("x", 4, 5, 2), LoraModule("conv", 3, 2, 3, (3, 3))))
 

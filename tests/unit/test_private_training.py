@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 
+from client.coordinates import Coordinates
 from client.dataset import TrainingSet
 from client.private_training import (
     Mechanism,
@@ -81,12 +82,12 @@ def test_hooks_and_gradients_are_gone_afterwards(base: Base, latents: Latents) -
 def test_one_drawing_more_changes_the_clipped_sum_by_at_most_the_clip(base: Base, latents: Latents) -> None:
     lora = LoraSettings(rank=4)
     start(base, lora)
-    parameters, plain, data = LoraFactors(base.unet).trained(), TrainingSettings(caption_dropout=0.0), latents(5)
+    trained, plain, data = Coordinates(LoraFactors(base.unet)), TrainingSettings(caption_dropout=0.0), latents(5)
     mechanism = Mechanism(multiplier=1.0, clip=1e-3, multiplicity=2, at_once=1)
     fewer = TrainingSet(data.views[:4], data.states, data.caption[:4])
     with per_drawing_gradients(base.unet):
-        more = _clipped(base, parameters, data, alone(data), plain, mechanism, SeededNoise(2))
-        less = _clipped(base, parameters, fewer, alone(fewer), plain, mechanism, _SameCoins(2, skip=1))
+        more = _clipped(base, trained, data, alone(data), plain, mechanism, SeededNoise(2))
+        less = _clipped(base, trained, fewer, alone(fewer), plain, mechanism, _SameCoins(2, skip=1))
     changed = float(torch.linalg.vector_norm((more.total - less.total).double()))
     assert 0 < changed <= mechanism.clip * 1.001
 
@@ -106,11 +107,11 @@ class _SameCoins(SeededNoise):
 
 def test_however_many_are_in_memory_at_a_time_the_bound_of_the_sum_is_the_same(base: Base, latents: Latents) -> None:
     start(base, LoraSettings(rank=4))
-    parameters, data = LoraFactors(base.unet).trained(), latents(5)
+    trained, data = Coordinates(LoraFactors(base.unet)), latents(5)
     with per_drawing_gradients(base.unet):
         for at_once in (1, 2, 5, 50):
             mechanism = Mechanism(multiplier=1.0, clip=1e-3, at_once=at_once, multiplicity=1)
-            sums = _clipped(base, parameters, data, alone(data), TrainingSettings(), mechanism, SeededNoise(3))
+            sums = _clipped(base, trained, data, alone(data), TrainingSettings(), mechanism, SeededNoise(3))
             assert sums.bound == 1e-3
             assert float(torch.linalg.vector_norm(sums.total)) <= 5e-3
 
@@ -147,12 +148,12 @@ def test_private_training_learns_and_tells_no_loss(base: Base, latents: Latents)
 
 def test_without_anything_learned_a_step_is_the_stated_noise(base: Base, latents: Latents) -> None:
     start(base, LoraSettings(rank=4))
-    parameters, data = LoraFactors(base.unet).trained(), latents(2)
+    trained, data = Coordinates(LoraFactors(base.unet)), latents(2)
     mechanism = Mechanism(multiplier=50.0, clip=1e-3, multiplicity=1)
     with per_drawing_gradients(base.unet):
         from security.noise import add_noise
 
-        clipped = _clipped(base, parameters, data, alone(data), TrainingSettings(), mechanism, SecureNoise())
+        clipped = _clipped(base, trained, data, alone(data), TrainingSettings(), mechanism, SecureNoise())
         noised = add_noise(clipped, mechanism.multiplier, SecureNoise()).total.double().numpy() / (50.0 * 1e-3)
     assert kstest(noised, "norm").pvalue > 1e-5
 
@@ -165,12 +166,12 @@ def test_removing_a_whole_artist_changes_the_sum_by_at_most_the_bound(base: Base
     adapter, data, plain = start(base, LoraSettings(rank=4)), latents(8), TrainingSettings(caption_dropout=0.0)
     factors = LoraFactors(base.unet)
     factors.load(Adapter(adapter.schema, adapter.a, adapter.b + 0.01))
-    parameters = factors.trained()
+    trained = Coordinates(factors)
     mechanism = Mechanism(multiplier=1.0, clip=1e-3, multiplicity=2, at_once=1)
 
     def total(rows: list[tuple[int, ...]], left_out: int) -> Tensor:
         source = _SameCoins(5, skip=left_out)
-        return _clipped(base, parameters, data, rows[: len(rows) - left_out], plain, mechanism, source).total
+        return _clipped(base, trained, data, rows[: len(rows) - left_out], plain, mechanism, source).total
 
     with per_drawing_gradients(base.unet):
         last = [ARTISTS[1], ARTISTS[2], ARTISTS[0]]

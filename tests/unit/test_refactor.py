@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from common.adapters import Adapter, AdapterSchema, LoraModule
 from common.errors import AdapterError, AggregationError
-from server.refactor import merge_ranks, orthonormal_a, refresh
+from common.orthonormal import orthonormal_a
+from server.refactor import merge_ranks, refresh
 
 Dense = NDArray[np.float64]
 
