@@ -82,7 +82,7 @@ def test_the_mean_of_cores_is_the_mean_of_what_they_are_lifted_to() -> None:
 
 def started(base: Base, lora: LoraSettings = WIDE) -> tuple[Adapter, LoraFactors]:
     adapter = fresh_state(attach_lora(base.unet, lora), RunSettings(lora=lora)).adapter
-    moved = Adapter(adapter.schema, adapter.a, lift(adapter.schema, 0.05 * a_core(5, adapter.schema)))
+    moved = Adapter(adapter.schema, adapter.a, lift(adapter.schema, a_core(5, adapter.schema) * np.float32(0.05)))
     factors = LoraFactors(base.unet)
     factors.load(moved)
     return moved, factors
