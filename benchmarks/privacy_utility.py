@@ -7,8 +7,8 @@ of a hundred pictures drawn by held-out captions.
 
 * *without privacy*: as many rounds as it takes to stop getting better by much: twelve of eight steps.
 * *epsilon 8, 3, 1*: four rounds with the settings' defaults, three seeds. Delta is 1/n^1.1 for the largest site.
-* *core*: only a matrix of 16 by 16 between frozen factors is trained (`lora.method = "core"`), at epsilon 8, 3 and 1, one
-  seed each.
+* *core*: only a matrix of 16 by 16 between frozen factors is trained (`lora.method = "core"`), at epsilon 8, 3 and 1,
+  one seed each.
 * *one change each*, at epsilon 8, one seed: one draw a drawing; both factors; no refresh of A; and, where drawings
   have a drawer, each artist protected.
 * *alone*: each site trains by itself at epsilon 8; together they must beat the best of them on everybody's drawings.
