@@ -1,0 +1,248 @@
+"""What an update leaves behind when it is opened: enough to judge it by, of constant size, made in one pass.
+
+**The coordinates of a product.** Under ``ffa`` all sites share A, whose rows are orthonormal, so norms and cosines of
+the products B·A are those of B: B's own numbers are the coordinates. So are those of a core, between frozen orthonormal
+columns and rows (:mod:`common.core`). Under ``both`` a site changes both factors, and
+the change of its product is multiplied from the right by one Gaussian matrix of as many columns as the rank, the same
+for all sites of the round (a random projection: norms and cosines are kept in expectation; Halko, Martinsson and Tropp,
+arXiv 0909.4061). Coordinates are computed from the factors; no full matrix is formed.
+
+**What is kept of them**: the energy of every layer, over all coordinates; a sample of the coordinates themselves, for
+medians, signs and cosines (all of them, if there are no more than :data:`SAMPLED`); a random projection of all of them
+(CountSketch: Charikar, Chen and Farach-Colton, 2002, its signs drawn for runs of numbers); spectra of some layers.
+
+Which coordinates are sampled and how they are projected follows from the frame's seed. **The seed must be the server's
+secret**, drawn for the round: who knows it can hide an update where nobody looks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.adapter_schema import Adapter, AdapterSchema, LoraModule, check_flat, split
+from common.orthonormal import orthonormal_b
+from common.quantise import Flat
+from security.conformal import DetectorError
+
+SAMPLED = 16_384
+"""Coordinates that are kept of an update, about: the cosine of two updates is seen to within 0.008 or so."""
+
+BUCKETS = 1024
+"""Numbers of the random projection."""
+
+BLOCKS = ("early", "middle", "late")
+_PREFIXES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+
+Part = Literal["B", "both", "core"]
+
+
+@dataclass(frozen=True, eq=False)
+class Imprint:
+    """What is kept of an update.
+
+    Attributes:
+        examples: What the site says it trained on.
+        energies: Squared norm of each layer's change of the product, float64 ``[layers]``.
+        sample: Some of its coordinates, the same ones for all updates of a round, float32 ``[places]``.
+        projection: Random projection of all of them, float64 ``[BUCKETS]``.
+        top: Share of the strongest direction in a layer's energy, averaged over layers by energy; NaN when all is 0.
+        rank: Effective rank over the rank, averaged likewise.
+    """
+
+    examples: int
+    energies: NDArray[np.float64] = field(repr=False)
+    sample: Flat = field(repr=False)
+    projection: NDArray[np.float64] = field(repr=False)
+    top: float = field(repr=False)
+    rank: float = field(repr=False)
+
+
+class Frame:
+    """How all updates of one round are looked at.
+
+    Args:
+        start: The adapter that the round started from.
+        part: What an update changes: B, both factors, or cores.
+        seed: The server's secret of this round.
+        sampled: Coordinates to keep, about; every layer gives at least one.
+
+    Raises:
+        DetectorError: Too few are to be kept for every layer to give one.
+    """
+
+    def __init__(self, start: Adapter, part: Part, seed: int, sampled: int = SAMPLED) -> None:
+        self.schema: AdapterSchema = start.schema
+        modules = self.schema.modules
+        if sampled < len(modules):
+            raise DetectorError("too few numbers are to be sampled", got=sampled, expected=f"at least {len(modules)}")
+        self._start, self._part = start, part
+        chance = np.random.default_rng(seed)
+        self._spans = _spans(self.schema, part)
+        self._places, self.sampled_of = _places(self._spans, sampled, chance)
+        self._signs = [
+            chance.choice(np.array([-1.0, 1.0], np.float32), math.ceil((stop - begin) / BUCKETS))
+            for begin, stop in self._spans
+        ]
+        self._spectral = _few(self._spans, 2 * sampled, chance)
+        self._right = [_right(module, part, start, chance) for module in modules]
+        self.blocks: NDArray[np.int64] = _blocks(modules)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each layer begins in a sample, int64 ``[layers]``."""
+        return np.cumsum([0, *self.sampled_of[:-1]], dtype=np.int64)
+
+    @property
+    def size(self) -> int:
+        """How many coordinates an update has."""
+        return self._spans[-1][1]
+
+    def imprint(self, delta: Flat, examples: int) -> Imprint:
+        """Return what is kept of an update.
+
+        Args:
+            delta: Finite flat float32 change of the trained factors in schema order.
+            examples: What the site says it trained on, at least 1.
+
+        Raises:
+            AdapterError: The vector does not fit the schema.
+        """
+        check_flat(delta, self.schema, self._part)
+        return self._kept(self._sketched(delta) if self._part == "both" else delta, examples)
+
+    def moved(self, before: Adapter, after: Adapter) -> Imprint:
+        """Return the imprint of what a round did to the adapter, in this frame's coordinates.
+
+        Args:
+            before: The adapter that the round started from.
+            after: The one that it ended with; A may have been refreshed.
+
+        Raises:
+            AdapterError: They are not of this frame's schema.
+        """
+        flat = np.empty(self.size, np.float32)
+        sides = [(self.schema.views(adapter.a, "A"), self.schema.views(adapter.b, "B")) for adapter in (before, after)]
+        columns = orthonormal_b(self.schema) if self._part == "core" else None
+        for layer, (module, (begin, stop)) in enumerate(zip(self.schema.modules, self._spans, strict=True)):
+            old, new = (_matrix(b[module.b.name]) @ (_wide(a[module.a.name]) @ self._right[layer]) for a, b in sides)
+            change = columns[layer].T @ (new - old) if columns else new - old
+            flat[begin:stop] = change.reshape(-1)
+        return self._kept(flat, 1)
+
+    def _sketched(self, delta: Flat) -> Flat:
+        """Return ``((B + dB)(A + dA) - B A) R`` of every layer, R its right-hand matrix."""
+        change, start, schema = split(self.schema, delta), self._start, self.schema
+        views = [schema.views(flat, "A") for flat in (start.a, change.a)]
+        lower = [schema.views(flat, "B") for flat in (start.b, change.b)]
+        flat = np.empty(self.size, np.float32)
+        for module, right, (begin, stop) in zip(schema.modules, self._right, self._spans, strict=True):
+            a, da = (_wide(view[module.a.name]) @ right for view in views)
+            b, db = (_matrix(view[module.b.name]) for view in lower)
+            flat[begin:stop] = (db @ (a + da) + b @ da).reshape(-1)
+        return flat
+
+    def _kept(self, flat: Flat, examples: int) -> Imprint:
+        energies, projection = np.empty(len(self._spans)), np.zeros(BUCKETS)
+        for layer, (begin, stop) in enumerate(self._spans):
+            numbers = flat[begin:stop]
+            energies[layer] = _energy(numbers)
+            _add_projected(projection, numbers, self._signs[layer])
+        top, rank = self._spectrum(flat)
+        sample = flat[self._places] if len(self._places) < self.size else flat.copy()
+        return Imprint(examples, energies, sample, projection, top, rank)
+
+    def _spectrum(self, flat: Flat) -> tuple[float, float]:
+        tops, ranks, weights = [], [], []
+        for layer in self._spectral:
+            begin, stop = self._spans[layer]
+            matrix = flat[begin:stop].reshape(-1, self.schema.modules[layer].rank).astype(np.float64)
+            shares = np.linalg.eigvalsh(matrix.T @ matrix).clip(0)
+            if not (energy := float(shares.sum())) > 0:
+                continue
+            shares = shares / energy
+            entropy = -float(np.sum(shares * np.log(np.where(shares > 0, shares, 1.0))))
+            tops.append(float(shares[-1]))
+            ranks.append(math.exp(entropy) / len(shares))
+            weights.append(energy)
+        if not weights:
+            return math.nan, math.nan
+        return float(np.average(tops, weights=weights)), float(np.average(ranks, weights=weights))
+
+
+def _spans(schema: AdapterSchema, part: Part) -> list[tuple[int, int]]:
+    """Return where each layer's coordinates begin and stop: they lie as cores do, or else as B's numbers do."""
+    stops = np.cumsum([spec.numel for spec in schema.specs("core" if part == "core" else "B")]).tolist()
+    return list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def _places(
+    spans: Sequence[tuple[int, int]], sampled: int, chance: np.random.Generator
+) -> tuple[NDArray[np.int64], list[int]]:
+    """Return sorted coordinates, of every layer its share, and how many each layer has."""
+    total = spans[-1][1]
+    share = min(1.0, sampled / total)
+    chosen = []
+    for begin, stop in spans:
+        count = max(1, round(share * (stop - begin)))
+        chosen.append(begin + np.sort(chance.choice(stop - begin, count, replace=False)))
+    return np.concatenate(chosen).astype(np.int64), [len(one) for one in chosen]
+
+
+def _few(spans: Sequence[tuple[int, int]], most: int, chance: np.random.Generator) -> list[int]:
+    """Return layers in random order until they hold more than ``most`` numbers, at least one; then sorted."""
+    chosen: list[int] = []
+    held = 0
+    for layer in chance.permutation(len(spans)).tolist():
+        held += spans[layer][1] - spans[layer][0]
+        if chosen and held > most:
+            break
+        chosen.append(layer)
+    return sorted(chosen)
+
+
+def _right(module: LoraModule, part: Part, start: Adapter, chance: np.random.Generator) -> NDArray[np.float32]:
+    """Return what products of a layer are multiplied by, float32 [columns, rank]."""
+    if part != "both":
+        return np.ascontiguousarray(_wide(start.schema.views(start.a, "A")[module.a.name]).T)
+    drawn = chance.standard_normal((module.columns, module.rank), np.float32)
+    return np.asarray(drawn / np.float32(math.sqrt(module.rank)))
+
+
+def _blocks(modules: Sequence[LoraModule]) -> NDArray[np.int64]:
+    """Return 0, 1 or 2 for each layer: early, middle or late; by thirds where names do not say it."""
+    known = [_PREFIXES.get(module.name.split(".")[0]) for module in modules]
+    return np.array([3 * i // len(known) if k is None else k for i, k in enumerate(known)], np.int64)
+
+
+def _energy(numbers: Flat) -> float:
+    """Return the sum of squares; in float64 only where float32 would lose it, which takes longer."""
+    quick = float(np.dot(numbers, numbers))
+    if 1e-25 < quick < 1e25:
+        return quick
+    exact = numbers.astype(np.float64)
+    return float(np.dot(exact, exact))
+
+
+def _add_projected(projection: NDArray[np.float64], numbers: Flat, signs: NDArray[np.float32]) -> None:
+    rows, rest = divmod(len(numbers), BUCKETS)
+    if rows:
+        projection += signs[:rows] @ numbers[: rows * BUCKETS].reshape(rows, BUCKETS)
+    if rest:
+        projection[:rest] += signs[rows] * numbers[rows * BUCKETS :]
+
+
+def _matrix(b: Flat) -> Flat:
+    return b.reshape(b.shape[0], -1)
+
+
+def _wide(a: Flat) -> Flat:
+    return a.reshape(a.shape[0], -1)
+
+
+__all__ = ["BLOCKS", "BUCKETS", "SAMPLED", "Frame", "Imprint"]

@@ -1,0 +1,340 @@
+"""A round's features, from the imprints of its updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.quantise import Flat
+from security.conformal import DetectorError
+from security.features.catalogue import FEATURES
+from security.features.imprint import BLOCKS, Frame, Imprint
+
+Array = NDArray[np.float64]
+
+RECENT = 3
+"""Earlier rounds whose direction is remembered."""
+
+_AT_ONCE = 8192
+"""Coordinates whose medians are taken at a time."""
+
+_DIGITS = 6
+_MAD_TO_DEVIATION = 1.4826
+_FURTHEST = 1e6
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """The noise that a private run prescribes, as it shows in an honest update.
+
+    Where each of d numbers carries independent noise of deviation s, the squared norm over s^2 follows the chi-square
+    law of d degrees (the norm's relative spread is ``1 / sqrt(2 d)``), and the cosine of two updates has mean 0 and
+    variance ``1 / d``. Both hold exactly where the site's optimiser is linear in the noise; where it is not (AdamW),
+    ``deviation`` is to be measured on simulated updates, and calibration takes care of the rest.
+
+    Attributes:
+        deviation: Standard deviation of the noise in each number of an update.
+        size: How many numbers carry it.
+
+    Raises:
+        DetectorError: The deviation is not positive and finite, or there is no number.
+    """
+
+    deviation: float
+    size: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.deviation < math.inf or self.size < 1:
+            raise DetectorError(
+                "this is no noise", got=(self.deviation, self.size), expected="a positive deviation of some numbers"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class RoundFeatures:
+    """The features of all updates of a round.
+
+    Attributes:
+        sites: Whose, by name.
+        values: As they are measured, float64 ``[sites, features]``; NaN where a feature has no meaning (a direction of
+            an update that is all zeros).
+        standardised: The same as distances from the round's median in the round's own spread (median absolute
+            deviation, with a floor), or from 0 in floors where 0 has a meaning of its own; float64
+            ``[sites, features]``, NaN as above.
+    """
+
+    sites: tuple[str, ...]
+    values: Array = field(repr=False)
+    standardised: Array = field(repr=False)
+
+
+def features_of(
+    imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Imprint] = (), noise: NoiseModel | None = None
+) -> RoundFeatures:
+    """Return the features of a round.
+
+    Guarantees: the order of the mapping does not show, and all updates (and the noise) times a constant have the same
+    features, up to float32 rounding.
+
+    Args:
+        imprints: One for each site, made by ``frame``.
+        frame: The round's.
+        past: What earlier rounds did to the adapter (:meth:`Frame.moved`), in this frame, the latest last.
+        noise: What honest updates carry when the run is private.
+
+    Raises:
+        DetectorError: There is no update.
+    """
+    if not imprints:
+        raise DetectorError("there is no update to take features of", got="0 updates", expected="at least 1")
+    sites = tuple(sorted(imprints))
+    own = [imprints[site] for site in sites]
+    units = _units(own)
+    measured = (
+        _sizes(own, frame) | _directions(units, frame) | _pairs(units) | _pasts(units, past) | _shapes(units, own)
+        | _projections(own) | _noises(units, own, noise)
+    )  # fmt: skip
+    values = np.stack([measured[feature.name] for feature in FEATURES], 1)
+    return RoundFeatures(sites, values, standardise(values))
+
+
+def standardise(values: Array) -> Array:
+    """Return features as distances from the round's median in its spread, float64 ``[sites, features]``.
+
+    Args:
+        values: As measured, float64 ``[sites, features]``.
+    """
+    out = np.full_like(values, np.nan)
+    for place, feature in enumerate(FEATURES):
+        column = values[:, place]
+        known = column[np.isfinite(column)]
+        if not known.size:
+            continue
+        middle = 0.0 if feature.absolute else float(np.median(known))
+        spread = 0.0 if feature.absolute else _MAD_TO_DEVIATION * float(np.median(np.abs(known - middle)))
+        out[:, place] = (column - middle) / max(spread, feature.floor)
+    return out.clip(-_FURTHEST, _FURTHEST)
+
+
+def _units(own: Sequence[Imprint]) -> Flat:
+    """Return the samples as unit vectors, float32 [sites, places]; zeros stay zeros."""
+    units = np.empty((len(own), len(own[0].sample)), np.float32)
+    for place, imprint in enumerate(own):
+        units[place] = imprint.sample
+        # By the largest first: the square of a tiny number is 0 in float32.
+        units[place] /= np.float32(np.abs(imprint.sample).max(initial=0.0)) or np.float32(1)
+        units[place] /= np.linalg.norm(units[place]) or np.float32(1)
+    return units
+
+
+def _sizes(own: Sequence[Imprint], frame: Frame) -> dict[str, Array]:
+    energies = np.stack([imprint.energies for imprint in own])
+    totals = energies.sum(1)
+    norms = np.sqrt(totals)
+    usual = float(np.median(norms)) or float(norms.max())
+    relative = np.log(np.clip(norms / usual, 1e-9, 1e9)) if usual > 0 else np.zeros(len(own))
+    shares = _over(energies, totals[:, None])
+    entropy = -np.sum(shares * np.log(np.where(shares > 0, shares, 1.0)), axis=1)
+    measured = {
+        "size.whole": relative,
+        "size.evenness": entropy / max(math.log(energies.shape[1]), 1e-9),
+        "size.profile": _profile(shares),
+        "size.claimed": relative - np.log([float(imprint.examples) for imprint in own]),
+    }
+    for place, block in enumerate(BLOCKS):
+        here = frame.blocks == place
+        share = shares[:, here].sum(1) if here.any() else np.full(len(own), np.nan)
+        measured[f"size.{block}"] = np.log(np.maximum(share, 1e-9))
+    return measured
+
+
+def _profile(shares: Array) -> Array:
+    """Return how far each layer's logarithm is from the others' median, averaged over layers."""
+    logs = 0.5 * np.log(np.maximum(shares, 1e-12))
+    if len(logs) < 2:
+        return np.full(len(logs), np.nan)
+    out = np.empty(len(logs))
+    for row in range(len(logs)):
+        others = np.delete(logs, row, axis=0)
+        known = others[np.isfinite(others).all(1)]
+        out[row] = np.abs(logs[row] - np.median(known, axis=0)).mean() if known.size else np.nan
+    return out
+
+
+def _directions(units: Flat, frame: Frame) -> dict[str, Array]:
+    layers = len(frame.sampled_of)
+    dots, middles, owns = (np.zeros((len(units), layers)) for _ in range(3))
+    agreed, counted, strong, strength = (np.zeros(len(units)) for _ in range(4))
+    for first, last, begin, stop in _runs(frame.sampled_of):
+        own = units[:, begin:stop]
+        middle = others_median(own)
+        at = frame.starts[first:last] - begin
+        dots[:, first:last] = np.add.reduceat(own * middle, at, axis=1)
+        middles[:, first:last] = np.add.reduceat(middle * middle, at, axis=1)
+        owns[:, first:last] = np.add.reduceat(own * own, at, axis=1)
+        same, weight = np.sign(own) == np.sign(middle), np.abs(middle)
+        agreed += np.sum(same & (weight > 0), axis=1)
+        counted += np.count_nonzero(weight, axis=1)
+        strong += np.sum(weight * same, axis=1, dtype=np.float64)
+        strength += weight.sum(1, dtype=np.float64)
+    present = owns.sum(1) > 0
+    measured = {
+        "direction.whole": _cosine(dots, middles, owns, np.ones(layers, bool)),
+        "direction.against": _where(present & (counted > 0), (dots < 0).mean(1)),
+        "direction.signs": _where(present, _over(agreed, counted)),
+        "direction.strong_signs": _where(present, _over(strong, strength)),
+    }
+    for place, block in enumerate(BLOCKS):
+        measured[f"direction.{block}"] = _cosine(dots, middles, owns, frame.blocks == place)
+    return measured
+
+
+def others_median(own: Flat) -> Flat:
+    """Return, for each row, the coordinate median of the other rows, float32 ``[rows, columns]``.
+
+    One sort serves all rows: taking one value out of a sorted column moves its median by at most one place.
+
+    Args:
+        own: float32 ``[rows, columns]``; a single row has no others, and gets zeros.
+    """
+    count = len(own)
+    if count < 2:
+        return np.zeros_like(own)
+    ordered = np.sort(np.ascontiguousarray(own.T), axis=1).T
+    half = count // 2
+    if count % 2 == 0:
+        return np.asarray(np.where(own <= ordered[half - 1], ordered[half], ordered[half - 1]))
+    low, middle, high = ordered[half - 1], ordered[half], ordered[half + 1]
+    first = np.where(own <= low, middle, low)
+    second = np.where(own >= high, middle, high)
+    return np.asarray(np.float32(0.5) * (first + second))
+
+
+def _pairs(units: Flat) -> dict[str, Array]:
+    names = ("pairs.median", "pairs.highest", "pairs.lowest", "pairs.spread", "pairs.copy")
+    out = {name: np.full(len(units), np.nan) for name in names}
+    present = np.flatnonzero(_present(units))
+    if len(present) < 2:
+        return out
+    cosines = (units[present] @ units[present].T).astype(np.float64).clip(-1, 1)
+    for row, site in enumerate(present):
+        others = np.delete(cosines[row], row)
+        middle = float(np.median(others))
+        out["pairs.median"][site] = middle
+        out["pairs.highest"][site] = others.max()
+        out["pairs.lowest"][site] = others.min()
+        out["pairs.spread"][site] = np.median(np.abs(others - middle))
+        out["pairs.copy"][site] = _digits(float(others.max()))
+    return out
+
+
+def _pasts(units: Flat, past: Sequence[Imprint]) -> dict[str, Array]:
+    names = ("past.last", "past.recent", "past.copy")
+    before = _units(past[-RECENT:]) if past else units[:0]
+    before = before[_present(before)]
+    if not len(before):
+        return {name: np.full(len(units), np.nan) for name in names}
+    cosines = (units @ before.T).astype(np.float64)
+    recent = before.sum(0)
+    recent /= max(float(np.linalg.norm(recent)), 1e-9)
+    present = _present(units)
+    return {
+        "past.last": _where(present, cosines[:, -1]),
+        "past.recent": _where(present, (units @ recent).astype(np.float64)),
+        "past.copy": _where(present, np.array([_digits(float(row.max())) for row in cosines])),
+    }
+
+
+def _shapes(units: Flat, own: Sequence[Imprint]) -> dict[str, Array]:
+    places = units.shape[1]
+    squares = units * units
+    present = _present(units)
+    top = max(1, places // 100)
+    peak = np.partition(squares, places - top, axis=1)[:, places - top :].sum(1, dtype=np.float64)
+    return {
+        "shape.zeros": np.mean(units == 0, axis=1),
+        "shape.tails": _where(present, np.log(np.maximum(_kurtosis(squares), 1e-9))),
+        "shape.peak": _where(present, peak),
+        "shape.balance": _where(present, np.sign(units).mean(1, dtype=np.float64)),
+        "spectrum.top": np.array([imprint.top for imprint in own]),
+        "spectrum.rank": np.array([imprint.rank for imprint in own]),
+    }
+
+
+def _projections(own: Sequence[Imprint]) -> dict[str, Array]:
+    views = np.stack([imprint.projection for imprint in own])
+    sizes = np.linalg.norm(views, axis=1)
+    distance, direction = np.full(len(own), np.nan), np.full(len(own), np.nan)
+    for row in range(len(own) if len(own) > 1 else 0):
+        middle = np.median(np.delete(views, row, axis=0), axis=0)
+        usual = float(np.median(np.delete(sizes, row)))
+        away = float(np.linalg.norm(views[row] - middle))
+        if usual > 0:
+            distance[row] = math.log(min(max(away / usual, 1e-9), 1e9))
+        if (length := float(np.linalg.norm(middle)) * sizes[row]) > 0:
+            direction[row] = float(views[row] @ middle) / length
+    return {"projection.distance": distance, "projection.direction": direction}
+
+
+def _noises(units: Flat, own: Sequence[Imprint], noise: NoiseModel | None) -> dict[str, Array]:
+    if noise is None:
+        return {name: np.full(len(own), np.nan) for name in ("noise.size", "noise.pairs", "noise.tails")}
+    places = units.shape[1]
+    norms = np.sqrt([imprint.energies.sum() for imprint in own])
+    relative = norms / (noise.deviation * math.sqrt(noise.size))
+    tails = (_kurtosis(units * units) - 3) / math.sqrt(24 / places)
+    pairs = np.full(len(own), np.nan)
+    if len(own) > 1:
+        # Not the highest: a hostile update made from the honest ones is near to each of them, and would accuse them.
+        cosines = np.abs(units @ units.T)
+        pairs = np.array([np.median(np.delete(row, place)) for place, row in enumerate(cosines)]) * math.sqrt(places)
+    return {
+        "noise.size": (relative - 1) * math.sqrt(2 * noise.size),
+        "noise.pairs": _where(_present(units), pairs),
+        "noise.tails": _where(_present(units), tails),
+    }
+
+
+def _present(units: Flat) -> NDArray[np.bool_]:
+    """Return which rows are not all zeros."""
+    return np.asarray(units.any(axis=1))
+
+
+def _kurtosis(squares: Flat) -> Array:
+    """Return fourth moment over squared second moment of rows whose squares sum to 1."""
+    return np.asarray(squares.shape[1] * np.einsum("ij,ij->i", squares, squares, dtype=np.float64))
+
+
+def _runs(counts: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Return runs of whole layers of about ``_AT_ONCE`` places: first and last layer, first and last place."""
+    runs, first, begin, stop = [], 0, 0, 0
+    for layer, count in enumerate(counts):
+        stop += count
+        if stop - begin >= _AT_ONCE or layer == len(counts) - 1:
+            runs.append((first, layer + 1, begin, stop))
+            first, begin = layer + 1, stop
+    return runs
+
+
+def _cosine(dots: Array, middles: Array, owns: Array, here: NDArray[np.bool_]) -> Array:
+    length = np.sqrt(middles[:, here].sum(1) * owns[:, here].sum(1))
+    return _over(dots[:, here].sum(1), length)
+
+
+def _over(above: Array, below: Array) -> Array:
+    """Return a quotient, NaN where the divisor is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(below > 0, above / below, np.nan))
+
+
+def _where(known: NDArray[np.bool_], values: Array) -> Array:
+    return np.asarray(np.where(known, values, np.nan))
+
+
+def _digits(cosine: float) -> float:
+    """Return in how many digits more than one a cosine is 1; 0 up to 0.9, which kindred sites may reach."""
+    return max(0.0, -math.log10(max(1 - cosine, 10.0**-_DIGITS)) - 1)
