@@ -25,6 +25,8 @@ GUIDANCE = 3.0
 class ObjectionError(BottegaError):
     """A studio objects to the release of an adapter."""
 
+    advice = "The studio's `rules.most_copied` says how often it may. Train with more privacy, or for less long."
+
 
 def check_copies(base: Base, adapter: Adapter, drawings: Sequence[Drawing], most: float, seed: int) -> None:
     """Draw by the studio's own captions, and pass an adapter that repeats few enough of its drawings.
@@ -46,7 +48,4 @@ def check_copies(base: Base, adapter: Adapter, drawings: Sequence[Drawing], most
     drawn = sample(base, captions, seed=seed, steps=STEPS, guidance=GUIDANCE)
     if find_copies(drawn, np.stack([drawing.pixels for drawing in drawings])).share > most:
         # How many, and how near, is told to nobody outside.
-        raise ObjectionError(
-            "the adapter repeats drawings of this studio",
-            advice="The studio's `rules.most_copied` says how often it may. Train with more privacy, or for less long.",
-        )
+        raise ObjectionError("the adapter repeats drawings of this studio")

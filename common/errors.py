@@ -85,6 +85,12 @@ class IdentityError(BottegaError):
     advice = "Restore the key folder from its backup, or enrol the site again."
 
 
+class MembershipError(IdentityError):
+    """A step about who belongs to the federation cannot be taken."""
+
+    advice = "Nothing was changed; `bottega server sites` shows who belongs, who waits and who was refused."
+
+
 class EnvelopeError(BottegaError):
     """An envelope cannot be opened: changed, truncated, misaddressed, foreign or stale."""
 

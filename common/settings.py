@@ -10,11 +10,14 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 EMBEDDED_BASE = "embedded"
 """The name of the base model that ships with bottega."""
@@ -233,19 +236,33 @@ def read_toml(model: type[S], file: Path) -> S:
 
 
 def _explained(model: type[Settings], cause: ValidationError, where: str) -> SettingsError:
-    first = cause.errors(include_url=False, include_context=False)[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the whole"
+    # A misspelt key first: that the right one is missing then follows from it.
+    errors = sorted(cause.errors(include_url=False, include_context=False), key=_is_other_than_unknown)
+    first = errors[0]
+    key = ".".join(str(part) for part in first["loc"] if part not in _CLASSES and part != "literal[False]")
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(first["loc"][-1]), _keys(model), n=1)
         known = f"'{near[0]}'" if near else "one of " + ", ".join(sorted(_keys(model)))
         return SettingsError(f"{where}: '{key}' is not a setting", expected=known)
-    return SettingsError(f"{where}: '{key}' does not fit", got=repr(first.get("input"))[:60], expected=first["msg"])
+    if first["type"] == "missing":
+        return SettingsError(f"{where}: '{key}' is missing")
+    got, wanted = repr(first.get("input"))[:60], "a table" if first["type"] == "model_type" else first["msg"]
+    return SettingsError(f"{where}: '{key or 'the whole'}' does not fit", got=got, expected=wanted)
+
+
+def _is_other_than_unknown(error: ErrorDetails) -> bool:
+    return error["type"] != "extra_forbidden"
 
 
 def _keys(model: type[BaseModel]) -> list[str]:
     keys: list[str] = []
     for name, field in model.model_fields.items():
         keys.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _keys(field.annotation)
+        for inner in (field.annotation, *get_args(field.annotation)):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                keys += _keys(inner)
     return keys
+
+
+_CLASSES = frozenset({PrivacySettings.__name__, SitePrivacySettings.__name__})
+"""What pydantic puts into the place of an error, for a table that may also be `false`."""

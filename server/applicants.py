@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.errors import IdentityError
+from common.errors import MembershipError
 from security.enrolment import Invitation, JoinRequest, matches, secret_hash
 from security.names import Role
 from server.database import Database
@@ -125,7 +125,7 @@ class Applicants(Database):
             if known is not None and same and (known.status is not Status.DENIED or _used(db, request)):
                 return Admission(known, auto_approve)
             if _used(db, request):
-                raise IdentityError(
+                raise MembershipError(
                     "the invitation was used before, by other keys",
                     advice="If that was not you, tell the operator at once: somebody else has the token.",
                 )
@@ -197,19 +197,19 @@ _SELECT = "SELECT role, name, status, fingerprint, request, asked_at_ms, decided
 def _invitation(db: sqlite3.Connection, request: JoinRequest, now_ms: int) -> bool:
     """Check the invitation that a request carries and return whether it approves by itself."""
     if request.invitation_id is None or request.secret is None:
-        raise IdentityError("the request carries no invitation", advice="Ask the operator for one.")
+        raise MembershipError("the request carries no invitation", advice="Ask the operator for one.")
     row = db.execute(
         "SELECT role, name, secret_hash, auto_approve, expires_at_ms, used_at_ms FROM invitations WHERE id=?",
         (request.invitation_id,),
     ).fetchone()
     if row is None or not matches(row[2], request.invitation_id, request.secret):
-        raise IdentityError("the invitation is not known here", advice="Ask the operator for a new one.")
+        raise MembershipError("the invitation is not known here", advice="Ask the operator for a new one.")
     if (row[0], row[1]) != (request.member.id.role, request.member.id.name):
-        raise IdentityError(
+        raise MembershipError(
             "the invitation is for somebody else", got=request.member.id.name, expected="the invited name and role"
         )
     if now_ms >= row[4] and row[5] is None:  # one that was used in time goes on being good for who used it
-        raise IdentityError("the invitation has expired", advice="Ask the operator for a new one.")
+        raise MembershipError("the invitation has expired", advice="Ask the operator for a new one.")
     return bool(row[3])
 
 
@@ -226,7 +226,7 @@ def _used(db: sqlite3.Connection, request: JoinRequest) -> bool:
 def _refuse_taken(db: sqlite3.Connection, role: Role, name: str) -> None:
     known = _row(db, role, name)
     if known is not None and known.status is not Status.DENIED:
-        raise IdentityError(
+        raise MembershipError(
             "the name is taken", got=f"{role} {name}, {known.status}", expected="another name",
             advice="Invite under another name; a revoked name never comes back.",
         )  # fmt: skip
@@ -244,7 +244,7 @@ def _kept(db: sqlite3.Connection, request: JoinRequest, data: bytes, now_ms: int
 def _decidable(db: sqlite3.Connection, role: Role, name: str, wanted: Status) -> Applicant:
     found = _there(db, role, name)
     if found.status not in (Status.WAITING, wanted):
-        raise IdentityError(f"{name} does not wait for a decision", got=found.status, expected=Status.WAITING)
+        raise MembershipError(f"{name} does not wait for a decision", got=found.status, expected=Status.WAITING)
     return found
 
 
@@ -266,7 +266,7 @@ def _row(db: sqlite3.Connection, role: Role, name: str) -> Applicant | None:
 
 def _found(rows: list[tuple[object, ...]], role: Role, name: str) -> Applicant:
     if not rows:
-        raise IdentityError(f"nobody called {name} asked to join as {role}", expected="one of `bottega server sites`")
+        raise MembershipError(f"nobody called {name} asked to join as {role}", expected="one of `bottega server sites`")
     return _applicant(rows[0])
 
 

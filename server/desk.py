@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from common.errors import IdentityError
+from common.errors import MembershipError
 from common.paths import ServerHome
 from security.authority import Authority
 from security.enrolment import (
@@ -139,9 +139,9 @@ class Desk:
         """
         who, now = SpiffeId(self.federation, role, name), _now_ms()
         if ttl <= dt.timedelta(0):
-            raise IdentityError("an invitation cannot have this lifetime", got=ttl, expected="a positive one")
+            raise MembershipError("an invitation cannot have this lifetime", got=ttl, expected="a positive one")
         if any(member.id == who for member in self._house.roster.members):
-            raise IdentityError("the name is taken", got=f"{role} {name}", expected="another name")
+            raise MembershipError("the name is taken", got=f"{role} {name}", expected="another name")
         anchor = certificate_fingerprint(self._authority.certificate)
         invitation = Invitation.create(who, self._addresses.door, anchor, now + ttl // dt.timedelta(milliseconds=1))
         self._applicants.invite(invitation, auto_approve=auto_approve, now_ms=now)
@@ -176,7 +176,7 @@ class Desk:
         if member.id in self._house.roster:
             known = self._house.roster.member(member.id).keys
             if known != Keys.of(member.peer, member.supernode):
-                raise IdentityError("the name is taken by other keys", got=member.id, advice="Choose another name.")
+                raise MembershipError("the name is taken by other keys", got=member.id, advice="Choose another name.")
         else:
             self._applicants.bring(self._opened(data, now), data, now)
             self.approve(member.id.role, member.id.name)
@@ -192,7 +192,9 @@ class Desk:
             if (found.role, found.name) == (who.role, who.name) and hmac.compare_digest(found.fingerprint, fingerprint):
                 return found
         # The same words for a wrong name and for wrong keys: a stranger learns no names here.
-        raise IdentityError(f"nobody called {who.name} asked to join with these keys")
+        raise MembershipError(
+            f"nobody called {who.name} asked to join with these keys", advice="Ask the operator for an invitation."
+        )
 
     def approve(self, role: Role, name: str) -> Applicant:
         """Let somebody in who waits. Doing it twice does nothing.
@@ -202,7 +204,7 @@ class Desk:
         """
         found = self._applicants.one(role, name)
         if found.status not in (Status.WAITING, Status.APPROVED):
-            raise IdentityError(f"{name} does not wait for a decision", got=found.status, expected=Status.WAITING)
+            raise MembershipError(f"{name} does not wait for a decision", got=found.status, expected=Status.WAITING)
         newcomer = self._reopened(found).member
         if newcomer.id not in self._house.roster:
             supernode = newcomer.supernode if role is Role.SITE else b""
@@ -230,6 +232,8 @@ class Desk:
         """
         who = SpiffeId(self.federation, role, name)
         roster = self._house.roster
+        if all(member.id != who for member in roster.members):
+            raise MembershipError(f"no {role} called {name} ever belonged to the federation")
         if roster.member(who).active:
             roster = self._house.publish(lambda latest: latest.with_revocation(who, reason, _now_ms()))
         if role is Role.SITE:
@@ -251,10 +255,10 @@ class Desk:
     def _granted(self, newcomer: Newcomer) -> bytes:
         (roster, signed), now = self._house.published, _now_ms()
         if newcomer.id not in roster:
-            raise IdentityError("they do not belong to the federation", got=newcomer.id)
+            raise MembershipError("they do not belong to the federation", got=newcomer.id)
         if roster.member(newcomer.id).keys != Keys.of(newcomer.peer, newcomer.supernode):
             # Else who stole the old keys, and only they, would get a certificate of the new generation for them.
-            raise IdentityError("the member has gone over to new keys; these are the old ones", got=newcomer.id)
+            raise MembershipError("the member has gone over to new keys; these are the old ones", got=newcomer.id)
         return make_grant(
             newcomer,
             certificate=self._issued(newcomer.id, newcomer.tls),
@@ -296,11 +300,11 @@ class Desk:
         """
         rotation = open_rotation(signed)
         if rotation.id != who:
-            raise IdentityError("a member rotates their own keys", got=rotation.id, expected=who)
+            raise MembershipError("a member rotates their own keys", got=rotation.id, expected=who)
         tls = open_renewal(csr, signature, rotation.after.peer(who))
         known = self._house.roster.rotations_of(who)
         if rotation in known[:-1]:
-            raise IdentityError("the member has rotated again since", got=rotation.serial, expected=len(known))
+            raise MembershipError("the member has rotated again since", got=rotation.serial, expected=len(known))
         if rotation not in known:
             self._house.publish(lambda roster: roster.with_rotation(rotation, _now_ms()))
             log.info("rotated: %s, for the %d. time", who, rotation.serial)
@@ -320,7 +324,7 @@ class Desk:
     def _opened(self, data: bytes, now_ms: int) -> JoinRequest:
         request = open_request(data, now_ms=now_ms)
         if request.member.id.federation != self.federation:
-            raise IdentityError(
+            raise MembershipError(
                 "the request is for another federation", got=request.member.id.federation, expected=self.federation
             )
         return request

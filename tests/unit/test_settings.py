@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.errors import SettingsError
-from common.settings import RunSettings, TrainingSettings, parse, parse_json, read_toml
+from common.settings import MemberSettings, RunSettings, TrainingSettings, parse, parse_json, read_toml
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
@@ -21,6 +22,34 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
 def test_a_value_that_does_not_fit_is_named() -> None:
     with pytest.raises(SettingsError, match=r"run.toml: 'rounds' does not fit; got -1"):
         parse(RunSettings, {"rounds": -1}, "run.toml")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            {"privacy": {"epsilon": 0}},
+            "run.toml: 'privacy.epsilon' does not fit; got 0; expected Input should be greater",
+        ),
+        ({"privacy": {"epsilon": float("nan")}}, "'privacy.epsilon' does not fit; got nan"),
+        ({"privacy": {"epsilom": 3.0}}, "'privacy.epsilom' is not a setting; expected 'epsilon'"),
+        ({"privacy": True}, "'privacy' does not fit; got True; expected a table"),
+        ({"site_privacy": {"clip": -1}}, "'site_privacy.clip' does not fit"),
+    ],
+    ids=str,
+)
+def test_a_table_that_may_also_be_false_is_named_as_it_was_written(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(words)):
+        parse(RunSettings, wrong, "run.toml")
+
+
+def test_a_misspelt_key_is_told_before_the_one_that_is_missing_for_it() -> None:
+    whole = {"federation": "a.b", "role": "operator", "name": "anna", "registri": "a:1"}
+    with pytest.raises(SettingsError, match="'registri' is not a setting; expected 'registry'"):
+        parse(MemberSettings, whole, "member.toml")
+    del whole["registri"]
+    with pytest.raises(SettingsError, match="'registry' is missing"):
+        parse(MemberSettings, whole, "member.toml")
 
 
 def test_settings_cannot_be_changed() -> None:
