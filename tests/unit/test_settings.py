@@ -29,7 +29,7 @@ def test_a_value_that_does_not_fit_is_named() -> None:
     [
         (
             {"privacy": {"epsilon": 0}},
-            "run.toml: 'privacy.epsilon' does not fit; got 0; expected Input should be greater",
+            "run.toml: 'privacy.epsilon' does not fit; got 0; expected Input",
         ),
         ({"privacy": {"epsilon": float("nan")}}, "'privacy.epsilon' does not fit; got nan"),
         ({"privacy": {"epsilom": 3.0}}, "'privacy.epsilom' is not a setting; expected 'epsilon'"),
