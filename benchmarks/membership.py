@@ -6,8 +6,8 @@ again (:mod:`client.copies`)?
 
 * *control*: 16 drawings, rank 32 in all large layers, 400 steps without privacy: made to remember. Were it not found
   out, the attacks would prove nothing.
-* *by heart*: the same with 4 drawings, too few to attack, but it draws them. Were that not found out, looking for copies
-  would prove nothing.
+* *by heart*: the same with 4 drawings, too few to attack, but it draws them. Were that not found out, looking for
+  copies would prove nothing.
 * *control, epsilon 8*: the same drawings and layers under epsilon 8.
 * *run without privacy*, *run at epsilon 8*: all training drawings of the folder and the settings of a run, as a site of
   its own: twelve rounds of eight steps, and four rounds of two noised ones.
