@@ -27,7 +27,8 @@ import numpy as np
 
 from benchmarks.reporting import Bar, finish, table
 from common.quantise import Flat
-from server.robust import RobustSettings, RuleName, Updates, aggregate
+from common.settings import RobustSettings, RuleName
+from server.robust import Updates, aggregate
 
 NUMEL = 3_188_736
 """Numbers in an update: see ``attention_schema`` in :mod:`benchmarks.aggregation`."""

@@ -24,9 +24,13 @@ EMBEDDED_BASE = "embedded"
 
 Encoding = Literal["fp32", "fp16", "bf16", "int8"]
 Method = Literal["ffa", "both", "core"]
+RuleName = Literal["mean", "median", "trimmed_mean", "geometric_median", "multi_krum", "centred_clipping"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
+
+CLIP_STEPS = 3
+"""Of centred clipping: one is enough where it begins at the last round's result (arXiv 2012.10333), from zero not."""
 
 _TRAINED: Mapping[Method, Literal["B", "both", "core"]] = {"ffa": "B", "both": "both", "core": "core"}
 
@@ -132,6 +136,39 @@ class SitePrivacySettings(Settings):
     """Largest L2 norm of one site's update."""
 
 
+class RobustSettings(Settings):
+    """Which rule makes one update of many, and how many of them may be hostile (``server/robust``).
+
+    Updates weigh alike. How many drawings a site has is its own word, and a rule that weighs by it can be bought.
+    """
+
+    rule: RuleName = "trimmed_mean"
+    hostile: Annotated[int, Field(ge=0)]
+    """The most updates of a round that may be hostile, f. It is an assumption, so it has no default."""
+    mixing: bool = True
+    """Nearest-neighbour mixing before the rule (arXiv 2302.01772): with unlike sites it costs less to be robust."""
+    clip_radius: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """Of centred clipping; left out, the median distance from the centre."""
+    clip_steps: Positive = CLIP_STEPS
+    """Of centred clipping."""
+
+    @property
+    def fewest(self) -> int:
+        """The fewest updates with which the rule withstands ``hostile`` of them.
+
+        2 f + 1, since no rule can do with less (arXiv 2302.01772); 2 f + 3 for Multi-Krum (Blanchard et al. 2017).
+        """
+        return 2 * self.hostile + (3 if self.rule == "multi_krum" else 1)
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.rule == "mean" and self.hostile:
+            raise ValueError('`rule = "mean"` withstands no hostile update, mixed or not: `hostile` must be 0')
+        if self.rule != "centred_clipping" and (self.clip_radius is not None or self.clip_steps != CLIP_STEPS):
+            raise ValueError('`clip_radius` and `clip_steps` belong to `rule = "centred_clipping"`')
+        return self
+
+
 class AggregationSettings(Settings):
     """How the server turns the admitted updates of a round into the next adapter."""
 
@@ -141,6 +178,8 @@ class AggregationSettings(Settings):
     """Largest L2 norm of an update that is admitted."""
     refresh_every: Annotated[int, Field(ge=0)] = 1
     """Rounds between SVD refreshes of A (FedSVD, arXiv 2505.12805); 0: never. Of no effect under ``both``."""
+    robust: RobustSettings | Literal[False] = False
+    """A rule that stays near the honest updates although some are hostile, in place of the weighted mean."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """Server optimiser (FedOpt, arXiv 2003.00295)."""
     server_learning_rate: Annotated[float, Field(gt=0.0)] = 1.0
@@ -188,6 +227,19 @@ class RunSettings(Settings):
             raise ValueError(NO_OPTIMISER_FOR_BOTH)
         if self.lora.method == "both" and self.site_privacy:
             raise ValueError(NO_SITE_PRIVACY_FOR_BOTH)
+        return self
+
+    @model_validator(mode="after")
+    def _robust_rule_fits(self) -> Self:
+        robust = self.aggregation.robust
+        if not robust:
+            return self
+        if self.lora.method == "both":
+            raise ValueError('a robust rule compares updates of one factor: use `method = "ffa"` or `"core"`')
+        if self.site_privacy:
+            raise ValueError("`site_privacy` noises a sum, and a robust rule takes none: leave one of the two out")
+        if self.quorum < robust.fewest:
+            raise ValueError(f"with `hostile = {robust.hostile}` a round needs `quorum` of {robust.fewest} or more")
         return self
 
 
@@ -264,5 +316,5 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return keys
 
 
-_CLASSES = frozenset({PrivacySettings.__name__, SitePrivacySettings.__name__})
+_CLASSES = frozenset({PrivacySettings.__name__, SitePrivacySettings.__name__, RobustSettings.__name__})
 """What pydantic puts into the place of an error, for a table that may also be `false`."""

@@ -69,7 +69,8 @@ class Simulation:
     def run(self, seen: Callable[[int, Adapter], None] | None = None) -> Adapter:
         """Run every round and return the adapter; ``seen`` is called after each with its number and the adapter."""
         for number in range(1, self._settings.rounds + 1):
-            round_ = Round(number, self._settings.lora.method, self._settings.aggregation, self._protected)
+            settings, count = self._settings, len(self._sites)
+            round_ = Round(number, settings.lora.method, settings.aggregation, self._protected, count)
             self.state = aggregate(round_, self.state, self._updates(number))
             if seen is not None:
                 seen(number, self.state.adapter)

@@ -13,15 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.adapters import Adapter, split
 from common.core import lift
 from common.errors import AggregationError
 from common.quantise import Flat
-from common.settings import NO_OPTIMISER_FOR_BOTH, NO_SITE_PRIVACY_FOR_BOTH, AggregationSettings, Method
+from common.settings import (
+    NO_OPTIMISER_FOR_BOTH,
+    NO_SITE_PRIVACY_FOR_BOTH,
+    AggregationSettings,
+    Method,
+    RobustSettings,
+)
 from security.admission import AdmittedUpdate
-from server import optimiser
+from server import optimiser, robust
 from server.mean import WeightedMean, capped_weight
 from server.refactor import merge_ranks, refresh
 from server.state import RunState
@@ -39,12 +46,16 @@ class Round:
         method: What sites trained.
         settings: Weights, server optimiser, refreshes.
         protected: How sites as a whole are protected; None when they are not.
+        most: The most updates that there may be; of need for a robust rule alone.
+        folder: Where a robust rule keeps updates, encrypted, while it compares them; in memory when left out.
     """
 
     number: int
     method: Method
     settings: AggregationSettings
     protected: SiteMechanism | None = None
+    most: int = 0
+    folder: Path | None = None
 
 
 def aggregate(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
@@ -67,7 +78,11 @@ def aggregate(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -
 def _federated_b(this: Round, state: RunState, updates: Iterable[AdmittedUpdate]) -> RunState:
     settings, adapter = this.settings, state.adapter
     size = adapter.schema.numel("core" if this.method == "core" else "B")
-    mean = _noised_mean(this.protected, size, updates) if this.protected else _mean(this, size, updates)
+    if this.protected:
+        mean = _noised_mean(this.protected, size, updates)
+    else:
+        rule = settings.robust
+        mean = _robust_mean(this, rule, size, updates) if rule else _mean(this, size, updates)
     moved = lift(adapter.schema, mean) if this.method == "core" else mean
     memory, change = optimiser.step(settings, optimiser.Memory.from_bytes(state.optimiser), moved)
     adapter = replace(adapter, b=adapter.b + change)
@@ -83,6 +98,14 @@ def _mean(this: Round, size: int, updates: Iterable[AdmittedUpdate]) -> Flat:
     mean = WeightedMean(size, largest_weight=cap, largest_value=this.settings.norm_bound)
     mean.add_all((capped_weight(update.examples, cap), update.delta) for update in updates)
     return mean.mean()
+
+
+def _robust_mean(this: Round, rule: RobustSettings, size: int, updates: Iterable[AdmittedUpdate]) -> Flat:
+    """Weigh all sites alike: a rule that weighs by what a site says of its drawings can be bought."""
+    with robust.Updates(size, this.most, this.folder) as matrix:
+        for update in updates:
+            matrix.add(update.delta)
+        return robust.aggregate(matrix, rule).update
 
 
 def _noised_mean(protected: SiteMechanism, size: int, updates: Iterable[AdmittedUpdate]) -> Flat:

@@ -180,7 +180,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             )
             outcome = "kept"
         else:
-            self._state = aggregate(self._round(server_round), self._state, self._reopened(admitted))
+            self._state = aggregate(self._round(server_round, len(admitted)), self._state, self._reopened(admitted))
             self._account(server_round, admitted)
             outcome = "aggregated"
         digest = run.states.save(server_round, self._state)
@@ -196,8 +196,9 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._spool.clear()
         return None
 
-    def _round(self, number: int) -> Round:
-        return Round(number, self._run.settings.lora.method, self._run.settings.aggregation, self._protected)
+    def _round(self, number: int, admitted: int) -> Round:
+        settings = self._run.settings
+        return Round(number, settings.lora.method, settings.aggregation, self._protected, admitted, self._spool.folder)
 
     def _account(self, number: int, sites: Iterable[str]) -> None:
         """Record what a round cost each site that was in it: its epsilon so far, and the noise it was made with."""

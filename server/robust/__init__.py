@@ -17,7 +17,7 @@ centred_clipping     all, cut at a radius                       distances, resul
 ===================  =========================================  ====================
 """
 
-from server.robust.choose import Aggregate, RobustSettings, RuleName, aggregate
+from server.robust.choose import Aggregate, aggregate
 from server.robust.matrix import Updates
 
-__all__ = ["Aggregate", "RobustSettings", "RuleName", "Updates", "aggregate"]
+__all__ = ["Aggregate", "Updates", "aggregate"]

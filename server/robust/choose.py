@@ -6,56 +6,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from common.errors import AggregationError
 from common.quantise import Flat
-from common.settings import Positive, Settings
-from server.robust.clipping import STEPS, centred_clipping
+from common.settings import RobustSettings, RuleName
+from server.robust.clipping import centred_clipping
 from server.robust.coordinate import median, trimmed_mean
 from server.robust.geometric import geometric_median
 from server.robust.geometry import mixed
 from server.robust.krum import multi_krum
 from server.robust.matrix import Block, Gram, Shares, Updates
 from server.robust.nnm import mixing
-
-RuleName = Literal["mean", "median", "trimmed_mean", "geometric_median", "multi_krum", "centred_clipping"]
-
-
-class RobustSettings(Settings):
-    """Which rule makes one update of many, and how many of them may be hostile.
-
-    Updates weigh alike. How many drawings a site has is its own word, and a rule that weighs by it can be bought.
-    """
-
-    rule: RuleName = "trimmed_mean"
-    hostile: Annotated[int, Field(ge=0)]
-    """The most updates of a round that may be hostile, f. It is an assumption, so it has no default."""
-    mixing: bool = True
-    """Nearest-neighbour mixing before the rule (arXiv 2302.01772): with unlike sites it costs less to be robust."""
-    clip_radius: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
-    """Of centred clipping; left out, the median distance from the centre."""
-    clip_steps: Positive = STEPS
-    """Of centred clipping."""
-
-    @property
-    def fewest(self) -> int:
-        """The fewest updates with which the rule withstands ``hostile`` of them.
-
-        2 f + 1, since no rule can do with less (arXiv 2302.01772); 2 f + 3 for Multi-Krum (Blanchard et al. 2017).
-        """
-        return 2 * self.hostile + (3 if self.rule == "multi_krum" else 1)
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> Self:
-        if self.rule == "mean" and self.hostile:
-            raise ValueError('`rule = "mean"` withstands no hostile update, mixed or not: `hostile` must be 0')
-        if self.rule != "centred_clipping" and (self.clip_radius is not None or self.clip_steps != STEPS):
-            raise ValueError('`clip_radius` and `clip_steps` belong to `rule = "centred_clipping"`')
-        return self
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from common.settings import CLIP_STEPS
 from server.robust.geometry import distances_from
 from server.robust.matrix import Gram, Shares
 
-STEPS = 3
-"""The paper shows that one is enough where the centre is the last round's result; from zero, it takes more."""
 
-
-def centred_clipping(gram: Gram, radius: float | None = None, steps: int = STEPS) -> Shares:
+def centred_clipping(gram: Gram, radius: float | None = None, steps: int = CLIP_STEPS) -> Shares:
     """Return the shares of updates in their centred clipping.
 
     The paper leaves the radius to be tuned. Without one, each step takes the median distance of the updates from where

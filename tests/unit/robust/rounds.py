@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.quantise import Flat
-from server.robust import Aggregate, RobustSettings, RuleName, Updates, aggregate
+from common.settings import RobustSettings, RuleName
+from server.robust import Aggregate, Updates, aggregate
 
 RULES: tuple[RuleName, ...] = get_args(RuleName)
 EVERY = [(rule, mixing) for rule in RULES for mixing in (False, True)]

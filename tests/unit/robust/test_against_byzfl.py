@@ -12,7 +12,7 @@ from hypothesis import settings as how
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from server.robust import RuleName
+from common.settings import RuleName
 from tests.unit.robust import byzfl_alone
 from tests.unit.robust.rounds import EVERY, Rows, drawn, outcome, settings
 

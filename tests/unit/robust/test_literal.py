@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from common.errors import AggregationError
-from server.robust import RobustSettings, RuleName, Updates, aggregate
+from common.settings import RobustSettings, RuleName
+from server.robust import Updates, aggregate
 from server.robust.geometry import lowest, squared_distances
 from server.robust.krum import scores
 from server.robust.nnm import mixing

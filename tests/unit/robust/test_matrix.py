@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from common.errors import AggregationError
-from server.robust import RuleName, Updates, aggregate
+from common.settings import RuleName
+from server.robust import Updates, aggregate
 from server.robust.geometry import distances_from, mixed, squared_distances
 from server.robust.matrix import WIDTH
 from server.robust.nnm import mixing

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.quantise import Flat
-from server.robust import RuleName
+from common.settings import RuleName
 from tests.unit.robust.rounds import EVERY, ROBUST, Rows, drawn, outcome, settings
 
 # Few values, so that ties are the rule and not the exception.
