@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(robust: RobustSettings | None) -> RunSettings:
     chosen = AggregationSettings(norm_bound=1e6, refresh_every=0, robust=robust or False)
-    return SETTINGS.model_copy(update={"quorum": 3, "aggregation": chosen})
+    return SETTINGS.model_copy(update={"quorum": robust.fewest if robust else 3, "aggregation": chosen})
 
 
 def moved(root: Path, robust: RobustSettings | None) -> np.ndarray:
