@@ -47,6 +47,21 @@ class Status(StrEnum):
     REVOKED = "revoked"
 
 
+def check_reason(reason: str) -> None:
+    """Pass a reason that others may read: of a revocation, or a refusal.
+
+    Raises:
+        IdentityError: It is empty, too long or not printable.
+    """
+    if not reason.strip() or len(reason) > MOST_REASON_CHARACTERS or not reason.isprintable():
+        raise IdentityError(
+            "this is no reason that others can read",
+            got=shown(reason),
+            expected=f"1 to {MOST_REASON_CHARACTERS} printable characters on one line",
+            advice="Say it in other words.",
+        )
+
+
 @dataclass(frozen=True)
 class Revocation:
     """Why a member no longer takes part.
@@ -63,13 +78,7 @@ class Revocation:
     reason: str
 
     def __post_init__(self) -> None:
-        if not self.reason.strip() or len(self.reason) > MOST_REASON_CHARACTERS or not self.reason.isprintable():
-            raise IdentityError(
-                "this is no reason for a revocation",
-                got=shown(self.reason),
-                expected=f"1 to {MOST_REASON_CHARACTERS} printable characters on one line",
-                advice="Say it in other words.",
-            )
+        check_reason(self.reason)
         _check_time("a revocation", self.at_ms)
 
 
@@ -386,6 +395,22 @@ def open_roster(data: bytes, server: Peer) -> Roster:
     if not named.keys.verify.verifies(outer.signature, _DOMAIN + outer.content):
         raise IdentityError("the roster is not signed by the server that it names", got=named.id)
     return roster
+
+
+def signed_version(data: bytes, server: Peer) -> int:
+    """Return the version of a roster that a server signed, before anything else of it is read: that may take seconds.
+
+    Args:
+        data: A serialised ``SignedRoster``, from anywhere.
+        server: By its present keys.
+
+    Raises:
+        IdentityError: It is none, or not signed by these keys.
+    """
+    outer = read_record(pb.SignedRoster, data, "roster", most=MAX_ROSTER_BYTES)
+    if not server.verify.verifies(outer.signature, _DOMAIN + outer.content):
+        raise IdentityError("the roster is not signed by this server", got=f"{len(data)} bytes", expected=server.id)
+    return int(read_record(pb.RosterContent, outer.content, "roster", most=MAX_ROSTER_BYTES).version)
 
 
 def _member_to_wire(member: Member) -> pb.RosterMember:

@@ -171,6 +171,13 @@ class Applicants(Database):
             _decide(db, found, Status.DENIED, now_ms, reason=reason)
             return _there(db, role, name)
 
+    def withdraw_all(self, now_ms: int) -> None:
+        """Take back every invitation that is out."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE invitations SET expires_at_ms=?1 WHERE used_at_ms IS NULL AND expires_at_ms>?1", (now_ms,)
+            )
+
     def revoked(self, role: Role, name: str, reason: str, now_ms: int) -> None:
         """Remember that a member was revoked; a member who never asked here is passed over, and twice is once."""
         with self._write() as db:

@@ -33,12 +33,18 @@ from security.enrolment import (
 from security.member_keys import Keys
 from security.names import Role, SpiffeId
 from security.renewal import open_renewal
-from security.roster import Member
+from security.roster import Member, Roster, check_reason
 from security.rotation import open_rotation
 from server.applicants import Applicant, Applicants, Status
 from server.house import House
 
 log = logging.getLogger("bottega.desk")
+
+LONGEST_INVITATION = dt.timedelta(days=7)
+"""A token that is lost is good for no longer."""
+
+MOST_ROTATIONS = 64
+"""Of one member: each stays in the roster, which every member fetches, for good."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,11 @@ class Desk:
             IdentityError: The name will not do or is taken, or the time is not positive.
         """
         who, now = SpiffeId(self.federation, role, name), _now_ms()
-        if ttl <= dt.timedelta(0):
-            raise MembershipError("an invitation cannot have this lifetime", got=ttl, expected="a positive one")
+        if not dt.timedelta(0) < ttl <= LONGEST_INVITATION:
+            raise MembershipError(
+                "an invitation cannot have this lifetime", got=ttl, expected=f"up to {LONGEST_INVITATION}"
+            )
+        self._house.check_settled()  # who was revoked since the backup may be active here again
         if any(member.id == who for member in self._house.roster.members):
             raise MembershipError("the name is taken", got=f"{role} {name}", expected="another name")
         anchor = certificate_fingerprint(self._authority.certificate)
@@ -220,6 +229,12 @@ class Desk:
         Raises:
             IdentityError: Nobody of that name waits.
         """
+        check_reason(reason)
+        if SpiffeId(self.federation, role, name) in self._house.roster:
+            raise MembershipError(
+                f"{name} belongs to the federation already", got="a member", expected="somebody who waits",
+                advice="Nothing was changed. `bottega server revoke` ends a membership.",
+            )  # fmt: skip
         denied = self._applicants.deny(role, name, reason, _now_ms())
         log.info("denied: %s %s", role, name)
         return denied
@@ -239,6 +254,8 @@ class Desk:
         if role is Role.SITE:
             self._disconnect(roster.member(who).keys.supernode)
         self._applicants.revoked(role, name, reason, _now_ms())
+        if role is Role.OPERATOR:
+            self._applicants.withdraw_all(_now_ms())  # some may be theirs, and who holds the tokens only they know
         log.info("revoked: %s", who)
         return roster.member(who)
 
@@ -261,7 +278,7 @@ class Desk:
             raise MembershipError("the member has gone over to new keys; these are the old ones", got=newcomer.id)
         return make_grant(
             newcomer,
-            certificate=self._issued(newcomer.id, newcomer.tls),
+            certificate=self._issued(newcomer.id, newcomer.tls, roster),
             authority=self._authority.certificate,
             statement=vouch(self._authority, self._house.identity.peer, now_ms=now),
             roster=signed,
@@ -276,8 +293,8 @@ class Desk:
         Raises:
             IdentityError: The CSR is not by the key in it, names somebody else, or was not signed by the member.
         """
-        key = open_renewal(csr, signature, self._house.roster[who])
-        certificate = self._issued(who, key)
+        roster = self._house.roster
+        certificate = self._issued(who, open_renewal(csr, signature, roster[who]), roster)
         log.info("renewed: %s, until %s", who, certificate.not_valid_after_utc)
         return certificate
 
@@ -306,20 +323,30 @@ class Desk:
         if rotation in known[:-1]:
             raise MembershipError("the member has rotated again since", got=rotation.serial, expected=len(known))
         if rotation not in known:
+            if len(known) >= MOST_ROTATIONS:
+                raise MembershipError(
+                    "this member has rotated too often", got=len(known), expected=f"at most {MOST_ROTATIONS} times",
+                    advice="Revoke the member, and invite them under another name.",
+                )  # fmt: skip
             self._house.publish(lambda roster: roster.with_rotation(rotation, _now_ms()))
             log.info("rotated: %s, for the %d. time", who, rotation.serial)
         if who.role is Role.SITE:
             # Once a site's old SuperNode is let go Flower never takes its key again, so the new one comes first.
             self._connect(self._house.roster.member(who))
             self._disconnect(rotation.before.supernode)
-        return self._issued(who, tls)
+        roster = self._house.roster
+        if roster.rotations_of(who)[-1] != rotation:
+            raise MembershipError("the member has rotated again since", got=rotation.serial)
+        return self._issued(who, tls, roster)
 
     def applicants(self) -> list[Applicant]:
         """Return all who ever asked."""
         return self._applicants.all()
 
-    def _issued(self, who: SpiffeId, key: ec.EllipticCurvePublicKey) -> x509.Certificate:
-        return self._authority.issue(who, key, lifetime=self._lifetime, generation=self.generation(who))
+    def _issued(self, who: SpiffeId, key: ec.EllipticCurvePublicKey, roster: Roster) -> x509.Certificate:
+        """Certify a key by the roster that it was checked against: in a later one the key may be of the past."""
+        generation = len(roster.rotations_of(who))
+        return self._authority.issue(who, key, lifetime=self._lifetime, generation=generation)
 
     def _opened(self, data: bytes, now_ms: int) -> JoinRequest:
         request = open_request(data, now_ms=now_ms)

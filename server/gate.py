@@ -77,6 +77,9 @@ class Gate(Interceptor):
             if no := self._decided(method, context):
                 _refuse(context, method, who, *no)
             message = self._heard(method, who, messages, context)
+            # Who was let in before their message came may have been revoked while it did not.
+            if no := self._decided(method, context):
+                _refuse(context, method, who, *no)
             try:
                 return behaviour(read(message) if read else message, context)
             except BottegaError as why:

@@ -16,7 +16,7 @@ from security.identity import Identity, Peer
 from security.key_folder import KeyFolder, open_key_folder
 from security.keys import load_tls_key
 from security.names import Role, SpiffeId
-from security.roster import Member, Roster, open_roster, sign_roster
+from security.roster import Member, Roster, sign_roster, signed_version
 from security.succession import keep_roster
 from server.published import Published, RosterFile
 from server.settings import ServerSettings
@@ -106,10 +106,11 @@ class House:
             IdentityError: This server did not sign it, or it may not follow; nothing is changed.
             HomeError: The home cannot be written.
         """
+        # Before the lock, and before it is read: forged rosters must not hold up those who change the true one.
+        version = signed_version(signed, self.identity.peer)
         with locked(self.home.roster_lock, error=HomeError):
-            known, offered = self.roster, open_roster(signed, self.identity.peer)
-            if offered.version <= known.version:
-                return known
+            if version <= self.roster.version:
+                return self.roster
             return keep_roster(self.home.roster, signed, self.identity.peer)
 
     def check_settled(self) -> None:

@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import httpx
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -99,6 +100,13 @@ class Asked:
     node: int
 
 
+class Unreadable(NamedTuple):
+    """What a node sent in place of a message."""
+
+    node: int
+    why: str
+
+
 class SealedRounds(Strategy):  # type: ignore[misc]
     """Rounds of sealed tasks and updates.
 
@@ -166,7 +174,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         return self._tasks(server_round, pb.WORK_EVALUATE, grid)
 
     def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
+        self, server_round: int, replies: Iterable[Message | Unreadable]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Admit and spool replies as they come, then aggregate and close the round."""
         admitted = self._still_members(server_round, self._judged(server_round, replies))
@@ -189,7 +197,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         log.info("round %d: %s, %d admitted", server_round, outcome, len(admitted))
         return None, None
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message | Unreadable]) -> MetricRecord | None:
         """Record what sites say of the adapter and close the round."""
         self._judged(server_round, replies)
         self._run.store.close_round(self._run.id, server_round, "measured", None)
@@ -270,9 +278,10 @@ class SealedRounds(Strategy):  # type: ignore[misc]
                 )  # fmt: skip
             time.sleep(POLL_S)
 
-    def _answers(self, grid: Grid, tasks: list[Message]) -> Iterator[Message]:
+    def _answers(self, grid: Grid, tasks: list[Message]) -> Iterator[Message | Unreadable]:
         """Push tasks and yield replies as they arrive, until all have come or the round closes."""
-        waiting = set(grid.push_messages(tasks))
+        asked_of = dict(zip(grid.push_messages(tasks), (task.metadata.dst_node_id for task in tasks), strict=True))
+        waiting = set(asked_of)
         began, settings = time.monotonic(), self._run.settings
         closes = began + settings.deadline_s
         at = 0
@@ -280,22 +289,34 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             asked = sorted(waiting)
             window = (asked + asked)[at : at + PULL_MOST] if len(asked) > PULL_MOST else asked
             at = (at + PULL_MOST) % len(asked)  # silent sites in front must not hide those behind
-            replies = list(grid.pull_messages(window))
-            for reply in replies:
-                waiting.discard(reply.metadata.reply_to_message_id)
-                yield reply
-            if replies and len(self._admitted_now) >= settings.quorum:
+            came = False
+            for message in window:
+                for reply in self._pulled(grid, message, asked_of[message]):
+                    came = True
+                    waiting.discard(message)
+                    yield reply
+            if came and len(self._admitted_now) >= settings.quorum:
                 took = time.monotonic() - began
                 closes = min(closes, began + took + max(GRACE_S, settings.patience * took))
-            elif not replies:
+            elif not came:
                 time.sleep(POLL_S)
 
-    def _judged(self, number: int, replies: Iterable[Message]) -> dict[str, Terms]:
+    @staticmethod
+    def _pulled(grid: Grid, message: str, node: int) -> Iterator[Message | Unreadable]:
+        """Yield the reply to one message if it came. Several pulled together would be lost with one that breaks."""
+        try:
+            yield from grid.pull_messages([message])
+        except (OSError, httpx.HTTPError):
+            raise  # the SuperLink is away: no site's doing
+        except Exception as cause:  # noqa: BLE001 (Flower inflates what a site sent, and raises whatever that breaks)
+            yield Unreadable(node, type(cause).__name__)
+
+    def _judged(self, number: int, replies: Iterable[Message | Unreadable]) -> dict[str, Terms]:
         """Admit and spool each reply; return the terms of the admitted sites by name."""
         admitted = self._admitted_now = dict[str, Terms]()
         silent = dict(self._asked)
         for reply in replies:
-            asked = self._asked.get(reply.metadata.src_node_id)
+            asked = self._asked.get(reply.node if isinstance(reply, Unreadable) else reply.metadata.src_node_id)
             if asked is None:
                 continue  # from a node that was asked nothing: Flower does not let one reply, and nothing is owed to it
             site = asked.terms.site.id.name
@@ -329,9 +350,11 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             log.warning("round %d: %s left out by check %d: %s", number, site, Check.MEMBER, REVOKED)
         return left
 
-    def _admitted(self, terms: Terms, reply: Message) -> AdmittedUpdate:
+    def _admitted(self, terms: Terms, reply: Message | Unreadable) -> AdmittedUpdate:
         if terms.site.id not in self._run.house.roster:
             raise Refused(Check.MEMBER, REVOKED)
+        if isinstance(reply, Unreadable):
+            raise Refused(Check.DELIVERED, "what came cannot be read", got=reply.why, expected="an envelope")
         if reply.has_error():
             raise Refused(
                 Check.DELIVERED, "the courier brought an error", got=_said(reply.error.reason), expected="an envelope"

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -30,6 +31,8 @@ from client.joining import join_as_site
 from common.errors import IdentityError, ProcessError
 from common.paths import SiteHome
 from common.proto import registry_pb2 as pb
+from common.proto.roster_pb2 import SignedRoster
+from security import roster as roster_module
 from security.authority import create_authority
 from security.enrolment import Invitation, MemberKeys
 from security.grpc_tls import refuse_old_tls
@@ -38,6 +41,7 @@ from security.keys import pkcs8_pem
 from security.names import Role, SpiffeId
 from security.renewal import make_renewal
 from security.rotation import rotate
+from server import desk as desk_module
 from server import registry as registry_module
 from server.house import open_house
 from server.limits import RateLimit
@@ -329,6 +333,79 @@ def test_a_rotation_that_was_followed_by_another_is_handed_in_again(town: Town) 
     town.desk.rotate(victim.id, second.signed, *make_renewal(twice))
     with pytest.raises(IdentityError, match="rotated again since"):
         town.desk.rotate(victim.id, first.signed, *make_renewal(once))
+
+
+def test_a_call_that_was_opened_before_the_revocation_brings_its_message_after_it(town: Town) -> None:
+    """The gate lets a caller in before the message is read; what they may do is looked up again when it has come."""
+    mallory = member(town, "mallory-waits", Role.OPERATOR)
+    late, opened_first = threading.Event(), threading.Event()
+
+    def message() -> Iterator[bytes]:
+        opened_first.set()
+        late.wait(CALL_S)
+        yield pb.InviteCall(role="operator", name="ghost", ttl_s=3600, auto_approve=True).SerializeToString()
+
+    with channel_to(town, town.port, mallory.card) as channel:
+        call = channel.stream_unary("/bottega.v1.Registry/Invite", None, None)
+        pending = call.future(message(), timeout=CALL_S)
+        assert opened_first.wait(CALL_S)
+        time.sleep(0.5)  # so that the gate has decided for the first time
+        town.desk.revoke(Role.OPERATOR, "mallory-waits", "left")
+        late.set()
+        error = refusal(pending.result)
+    assert error.code is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_the_invitations_of_a_revoked_operator_let_nobody_in(town: Town, door: int) -> None:
+    member(town, "mallory-invites", Role.OPERATOR)
+    token = invited(town, "ghost-two", Role.OPERATOR, auto=True)
+    town.desk.revoke(Role.OPERATOR, "mallory-invites", "left")
+    with door_at(town, door) as newcomers:
+        error = refusal(lambda: newcomers.Join(asking(token, MemberKeys.generate(token.spiffe_id))))
+    assert "the invitation has expired" in error.words
+    invited(town, "always-expected-again")
+
+
+def test_an_invitation_for_ever(town: Town) -> None:
+    with pytest.raises(IdentityError, match="cannot have this lifetime"):
+        town.desk.invite(Role.SITE, "for-ever", dt.timedelta(days=8), auto_approve=True)
+
+
+def test_a_member_is_denied_after_all(town: Town) -> None:
+    member(town, "member-already")
+    with pytest.raises(IdentityError, match="belongs to the federation already"):
+        town.desk.deny(Role.SITE, "member-already", "the words differ")
+    assert named("member-already") in open_house(town.home).roster
+
+
+@pytest.mark.parametrize("reason", ["", "\x1b[2J", "x" * 300_000], ids=["none", "escapes", "long"])
+def test_a_reason_that_nobody_can_read(town: Town, reason: str) -> None:
+    with pytest.raises(IdentityError, match="no reason that others can read"):
+        town.desk.deny(Role.SITE, "whoever", reason)
+
+
+def test_a_forged_roster_is_refused_before_it_is_read(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    house = open_house(town.home)
+    signed = SignedRoster.FromString(house.published[1])
+    forged_one = SignedRoster(content=signed.content + b"\x00", signature=signed.signature).SerializeToString()
+    monkeypatch.setattr(roster_module, "_member_from_wire", None)  # whoever reads a member breaks
+    with pytest.raises(IdentityError, match=r"not signed by this server|cannot be read|plain encoding"):
+        house.adopt(forged_one)
+
+
+def test_a_member_rotates_without_end(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rotation stays in the roster, which all members fetch."""
+    monkeypatch.setattr(desk_module, "MOST_ROTATIONS", 2)
+    keys = [
+        member(town, "rotates", Role.OPERATOR).keys,
+        *(MemberKeys.generate(named("rotates", Role.OPERATOR)) for _ in range(3)),
+    ]
+    for serial in (1, 2):
+        rotation = rotate(keys[serial - 1].identity, keys[serial].identity, serial=serial, now_ms=0)
+        town.desk.rotate(keys[0].id, rotation.signed, *make_renewal(keys[serial]))
+    third = rotate(keys[2].identity, keys[3].identity, serial=3, now_ms=0)
+    with pytest.raises(IdentityError, match="rotated too often"):
+        town.desk.rotate(keys[0].id, third.signed, *make_renewal(keys[3]))
 
 
 # --- tokens ---

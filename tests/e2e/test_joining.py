@@ -164,7 +164,7 @@ def test_two_strangers_train_together_by_the_order_of_a_third_and_a_revoked_one_
         json.loads, done("run", "watch", started, "--json", "--home", "anna", cwd=town.root).stdout.splitlines()
     )
     assert (end["status"], end["operator"]) == ("finished", "anna"), end
-    assert [(r["work"], r["outcome"]) for r in rounds] == [("train", "aggregated")]
+    assert [(r["work"], r["outcome"]) for r in rounds] == [("train", "aggregated"), ("evaluate", "measured")]
     for verdict in rounds[0]["verdicts"]:
         assert 3.5 < verdict["metrics"]["epsilon"] <= 4
         assert "held_out_loss" not in verdict["metrics"]

@@ -35,6 +35,6 @@ def test_a_whole_federation_sends_no_packet_but_to_its_own_addresses(tmp_path: P
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["status"] == "finished", found
-    assert found["outcomes"] == ["aggregated"]
+    assert found["outcomes"] == ["aggregated", "measured"]
     assert found["left"] == [], "these packets would have left the machine"
     assert OUTSIDE in found["seen"], "a packet that leaves on purpose is caught"

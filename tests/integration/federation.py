@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from client.agent import SiteAgent
@@ -99,6 +100,7 @@ class Way(StrEnum):
     NO_EXAMPLES = "no example claimed"
     HUGE = "a huge norm"
     SPRAWLING = "a metric with a name of two million letters"
+    BREAKS_FLOWER = "an object that Flower cannot inflate"
     OBJECTS = "an honest update, then an objection to the adapter"
 
 
@@ -337,9 +339,14 @@ class Post(Grid):  # type: ignore[misc]
         """Return the replies that are due."""
         self.on_pull()
         asked, now = set(message_ids), time.monotonic()
-        ready = [entry for entry in self._due if entry[0] <= now and entry[1].metadata.reply_to_message_id in asked]
+        ready = [entry for entry in self._due if entry[0] <= now]
         if self._order and ready:
             ready = [min(ready, key=lambda entry: self._order.index(self._sites[entry[1].metadata.src_node_id].name))]
+        ready = [entry for entry in ready if entry[1].metadata.reply_to_message_id in asked]
+        for _, message in ready:
+            if self._sites[message.metadata.src_node_id].way is Way.BREAKS_FLOWER:
+                self._due = [entry for entry in self._due if entry[1] is not message]  # pulled, and gone
+                raise DecodeError("what a site sent cannot be inflated")
         self._due = [entry for entry in self._due if all(entry is not one for one in ready)]
         return [message for _, message in ready]
 

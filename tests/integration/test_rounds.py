@@ -42,6 +42,7 @@ EXPECTED = {
     Way.SILENT: "in-time",
     Way.ERROR: "delivered",
     Way.NO_ENVELOPE: "delivered",
+    Way.BREAKS_FLOWER: "delivered",
     Way.STRANGE_LETTER: "delivered",
     Way.TASK_OF_ANOTHER: "delivered",
     Way.GARBLED_LETTER: "envelope",
