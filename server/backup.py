@@ -32,6 +32,7 @@ from security.authority import Authority, load_certificate
 from security.files import PRIVATE, locked, write_new
 from security.key_file import unwrap, wrap
 from security.vault import Vault
+from server.applicants import Applicants
 from server.figures import damage
 from server.house import open_house
 from server.operating import load_operator
@@ -125,6 +126,8 @@ def restore(file: Path, passphrase: str, home: ServerHome) -> int:
         try:
             _unpack(backup, staged)
             version = _checked(staged)
+            with Applicants(staged.database) as applicants:
+                applicants.withdraw_all(int(time.time() * 1000))  # one that was used since would be good again
             staged.root.replace(home.root)
         finally:
             shutil.rmtree(staged.root, ignore_errors=True)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable
 
 from fastapi import FastAPI, HTTPException, Request
@@ -32,6 +33,9 @@ FLEET = "/v1/fleet/"
 
 MOST_BYTES = MAX_LETTER_BYTES + 2**20
 """The longest body of one call: a letter, or a piece (5 MiB) of a sealed body, and what Flower writes around it."""
+
+MOST_AT_ONCE = 8
+"""Calls of one node whose body is on its way; a SuperNode makes four at the most. Each may hold :data:`MOST_BYTES`."""
 
 _PUSH_MESSAGES, _ACTIVATE_NODE = FLEET + "push-messages", FLEET + "activate-node"
 _UNKNOWN = "its key is not registered"
@@ -62,8 +66,8 @@ class FleetGate:
 
     A call is answered with 404 when it is for another path, 401 (412 to a SuperNode that wants to begin) when its
     headers are not signed by a registered key within the last five minutes, 413 when it is longer than
-    :data:`MOST_BYTES`, and 403 when it sends a message that is not a reply by the caller itself. Then its connection is
-    closed.
+    :data:`MOST_BYTES`, 503 when the same node sends :data:`MOST_AT_ONCE` others, and 403 when it sends a message that
+    is not a reply by the caller itself. Then its connection is closed.
 
     Args:
         app: Flower's.
@@ -73,6 +77,7 @@ class FleetGate:
     def __init__(self, app: FastAPI, known: Callable[[tuple[str, int]], None]) -> None:
         self._app, self._known = app, known
         self._lines = RateLimit(per_second=1, burst=20)
+        self._coming: Counter[int] = Counter()  # calls of each node whose body is still on its way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -99,7 +104,14 @@ class FleetGate:
         # In threads that are not Flower's own, so that strangers never keep it waiting.
         number = await asyncio.to_thread(self._caller, scope)
         self._known(scope["client"])
-        body = await _body(Request(scope).headers.get("content-length", ""), receive)
+        if self._coming[number] >= MOST_AT_ONCE:
+            raise _Refused(503, "the same node sends many other calls", {"detail": "Too many calls at once"})
+        self._coming[number] += 1
+        try:
+            body = await _body(Request(scope).headers.get("content-length", ""), receive)
+        finally:
+            self._coming[number] -= 1
+            self._coming += Counter()  # forgets those of whom none is left
         if scope["path"] == _PUSH_MESSAGES:
             _check_own_name(body, number)
         return body

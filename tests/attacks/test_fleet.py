@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from security.names import Role
 from server import doors
 from server.doors import MOST_NEWCOMERS, Newcomers
-from server.fleet_gate import FLEET, MOST_BYTES
+from server.fleet_gate import FLEET, MOST_AT_ONCE, MOST_BYTES
 from server.opening import open_desk
 from tests.attacks.fleet_port import (
     HEARTBEAT,
@@ -348,6 +348,19 @@ def test_a_body_without_end_by_a_registered_node(server: Server) -> None:
     assert count < MOST_BYTES + 2**25
     assert statuses(answer) in ([], [413])
     assert server.said("it is longer than")
+
+
+def test_many_bodies_at_once_that_never_end_by_a_registered_node(server: Server) -> None:
+    """Each holds what came of it in memory."""
+    head = endless(server.nodes["anna"].headers())
+    with ExitStack() as stack:
+        for _ in range(MOST_AT_ONCE):
+            stack.enter_context(server.secure()).sendall(head + A_CHUNK)
+        anna = server.nodes["anna"]
+        assert within(lambda: server.post(HEARTBEAT, anna.heartbeat(), anna.headers()).status_code == 503)
+        assert server.serves("bruno")  # another node is answered meanwhile
+    assert server.said("the same node sends many other calls")
+    assert within(server.serves)
 
 
 def test_a_body_that_announces_too_much(server: Server) -> None:

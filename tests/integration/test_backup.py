@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from common.paths import ServerHome, SiteHome
 from common.proto import registry_pb2 as pb
 from common.settings import RunSettings
 from security.calling import NotAMemberError, registry
+from security.enrolment import MemberKeys, make_request
 from security.membership import refresh_roster
 from security.names import Role, SpiffeId
 from security.passphrase import PASSPHRASE_FILE
@@ -195,6 +197,18 @@ def test_a_home_under_a_passphrase_is_backed_up_under_both(town: Town, monkeypat
 
 
 # --- what members bring back ---
+
+
+def test_an_invitation_from_before_the_backup_lets_nobody_in_after_a_restore(town: Town) -> None:
+    """It may have been used since, and the restored store does not know."""
+    invitation = town.desk.invite(Role.SITE, "verdi", dt.timedelta(hours=1), auto_approve=True)
+    backup = backed_up(town)
+    lost_and_restored(town, backup)
+    keys = MemberKeys.generate(invitation.spiffe_id)
+    with pytest.raises(IdentityError, match="the invitation has expired"):
+        town.desk.ask(make_request(keys, invitation=invitation, now_ms=int(time.time() * 1000)))
+    with pytest.raises(HomeError, match="restored from a backup"):
+        town.desk.invite(Role.SITE, "verdi", dt.timedelta(hours=1), auto_approve=True)
 
 
 def test_members_bring_back_who_joined_and_who_left_since_the_backup(town: Town) -> None:
