@@ -7,6 +7,7 @@ the same keys is answered as before: a join that was cut off goes on.
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,8 +39,9 @@ FETCH_MS = 3_600_000
 
 
 class Status(StrEnum):
-    """How it stands with somebody who asked."""
+    """How it stands with somebody who asked, or was asked to."""
 
+    INVITED = "invited"
     WAITING = "waiting"
     APPROVED = "approved"
     DENIED = "denied"
@@ -48,12 +50,12 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Applicant:
-    """Somebody who asked to join.
+    """Somebody who asked to join, or was invited and has not come yet.
 
     Attributes:
-        fingerprint: SHA-256 over name and keys, 32 bytes.
+        fingerprint: SHA-256 over name and keys, 32 bytes; empty of who has not come.
         request: The join request, exactly as it came.
-        reason: Why it was denied or revoked; empty otherwise.
+        reason: Why it was denied or revoked, or how long the invitation is good; empty otherwise.
     """
 
     role: Role
@@ -193,6 +195,15 @@ class Applicants(Database):
         """
         return _found(self._read(f"{_SELECT} WHERE role=? AND name=?", role, name), role, name)
 
+    def invited(self, now_ms: int) -> list[Applicant]:
+        """Return for whom an invitation is out, by role and name."""
+        sql = "SELECT role, name, made_at_ms, expires_at_ms, auto_approve FROM invitations WHERE used_at_ms IS NULL"
+        rows = self._read(f"{sql} AND expires_at_ms > ? ORDER BY role, name", now_ms)
+        return [
+            Applicant(Role(role), name, Status.INVITED, b"", b"", made, None, _good_until(expires, bool(alone)))
+            for role, name, made, expires, alone in rows
+        ]
+
     def all(self) -> list[Applicant]:
         """Return all who ever asked, by role and name."""
         return [_applicant(row) for row in self._read(f"{_SELECT} ORDER BY role, name")]
@@ -223,6 +234,11 @@ def _invitation(db: sqlite3.Connection, request: JoinRequest, now_ms: int) -> bo
 def _withdraw(db: sqlite3.Connection, role: Role, name: str, now_ms: int) -> None:
     sql = "UPDATE invitations SET expires_at_ms=? WHERE role=? AND name=? AND used_at_ms IS NULL AND expires_at_ms>?"
     db.execute(sql, (now_ms, role, name, now_ms))
+
+
+def _good_until(expires_at_ms: int, auto_approve: bool) -> str:
+    until = dt.datetime.fromtimestamp(expires_at_ms / 1000, dt.UTC)
+    return f"until {until:%Y-%m-%d %H:%M} UTC{', approved unseen' if auto_approve else ''}"
 
 
 def _used(db: sqlite3.Connection, request: JoinRequest) -> bool:

@@ -53,13 +53,13 @@ def invite(
 
 
 def sites(home: Home = Path("server"), json_: Json = False) -> None:
-    """List who asked to join, with the words to compare, and how it stands with them."""
+    """List who was invited and who asked to join, with the words to compare, and how it stands with them."""
     found = _office(home).members()
     if json_:
         typer.echo(json.dumps([_facts(row) for row in found]))
         return
     if not found:
-        typer.echo(f"nobody has asked to join yet; invite somebody with `bottega server invite NAME --home {home}`")
+        typer.echo(f"nobody was invited yet; invite somebody with `bottega server invite NAME --home {home}`")
         return
     table = Table("name", "role", "status", "fingerprint", "reason")
     for row in found:
@@ -137,10 +137,11 @@ def _facts(row: pb.MemberRow) -> dict[str, object]:
     from security.fingerprint import Fingerprint
     from security.names import SpiffeId
 
-    seen, who = Fingerprint(row.fingerprint), SpiffeId.parse(row.spiffe_id)
+    who = SpiffeId.parse(row.spiffe_id)
+    words = Fingerprint(row.fingerprint).words if row.fingerprint else ""
     return {
-        "name": who.name, "role": who.role, "status": row.status, "words": seen.words,
-        "fingerprint": seen.digest.hex(), "reason": row.reason, "asked_at_ms": row.asked_at_ms,
+        "name": who.name, "role": who.role, "status": row.status, "words": words,
+        "fingerprint": row.fingerprint.hex(), "reason": row.reason, "asked_at_ms": row.asked_at_ms,
         "decided_at_ms": row.decided_at_ms or None,
     }  # fmt: skip
 

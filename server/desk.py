@@ -348,6 +348,10 @@ class Desk:
         """Return all who ever asked."""
         return self._applicants.all()
 
+    def invited(self) -> list[Applicant]:
+        """Return for whom an invitation is out."""
+        return self._applicants.invited(_now_ms())
+
     def _issued(self, who: SpiffeId, key: ec.EllipticCurvePublicKey, roster: Roster) -> x509.Certificate:
         """Certify a key by the roster that it was checked against: in a later one the key may be of the past."""
         generation = len(roster.rotations_of(who))

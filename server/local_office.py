@@ -44,7 +44,8 @@ class LocalOffice:
 
     def members(self) -> list[pb.MemberRow]:
         """Return everybody who ever asked to join."""
-        return [member_row(self._desk.federation, applicant) for applicant in self._desk.applicants()]
+        listed = [*self._desk.applicants(), *self._desk.invited()]
+        return [member_row(self._desk.federation, one) for one in listed]
 
     def approve(self, role: Role, name: str) -> pb.MemberRow:
         """Let somebody in who waits."""

@@ -99,8 +99,9 @@ class RegistryService(rpc.RegistryServicer):
         return pb.InviteAnswer(token=invitation.token())
 
     def ListMembers(self, request: pb.ListMembersCall, context: grpc.ServicerContext) -> pb.ListMembersAnswer:  # noqa: ARG002, N802
-        """Return everybody who ever asked."""
-        return pb.ListMembersAnswer(members=[self._row(applicant) for applicant in self._desk.applicants()])
+        """Return everybody who ever asked, and for whom an invitation is out."""
+        listed = [*self._desk.applicants(), *self._desk.invited()]
+        return pb.ListMembersAnswer(members=[self._row(one) for one in listed])
 
     def Approve(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
         """Let somebody in."""

@@ -365,9 +365,9 @@ class MemberRow(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     spiffe_id: _builtins.str
     status: _builtins.str
-    """waiting, approved, denied, revoked"""
+    """invited, waiting, approved, denied, revoked"""
     fingerprint: _builtins.bytes
-    """of name and keys, 32 bytes"""
+    """of name and keys, 32 bytes; empty of who was only invited"""
     asked_at_ms: _builtins.int
     decided_at_ms: _builtins.int
     """0: not yet"""

@@ -134,6 +134,19 @@ def test_without_an_invitation_nobody_asks_but_an_operator_may_bring_a_request(
         door.bring(*asking(None, thief), NOW)
 
 
+def test_invitations_that_are_out_are_listed_until_they_are_used_or_end(door: Applicants, rossi: MemberKeys) -> None:
+    invitation = invited("rossi")
+    door.invite(invitation, auto_approve=True, now_ms=NOW)
+    [row] = door.invited(NOW + 1)
+    assert (row.name, row.status, row.fingerprint) == ("rossi", Status.INVITED, b"")
+    assert row.reason.startswith("until 20")
+    assert row.reason.endswith("approved unseen")
+    assert invitation.secret.hex() not in repr(row)
+    assert door.invited(NOW + HOUR) == []
+    door.ask(*asking(invitation, rossi), NOW + 2)
+    assert door.invited(NOW + 3) == []
+
+
 def test_of_two_invitations_for_a_name_the_later_counts(door: Applicants, rossi: MemberKeys) -> None:
     """So who lost a token makes it worthless by inviting again."""
     lost, later = invited("rossi"), invited("rossi")
