@@ -162,14 +162,16 @@ class Applicants(Database):
             return _there(db, role, name)
 
     def deny(self, role: Role, name: str, reason: str, now_ms: int) -> Applicant:
-        """Say no to somebody who waits; their name is free again, and no invitation that is out for it is good.
+        """Say no to somebody who waits or was invited; their name is free again, and no invitation for it is good.
 
         Raises:
-            IdentityError: Nobody of that name waits.
+            IdentityError: Nobody of that name waits or was invited.
         """
         with self._write() as db:
+            was_out, known = _withdraw(db, role, name, now_ms), _row(db, role, name)
+            if was_out and (known is None or known.status is Status.DENIED):  # invited, and has not come
+                return Applicant(role, name, Status.DENIED, b"", b"", now_ms, now_ms, reason)
             found = _decidable(db, role, name, Status.DENIED)
-            _withdraw(db, role, name, now_ms)
             _decide(db, found, Status.DENIED, now_ms, reason=reason)
             return _there(db, role, name)
 
@@ -231,9 +233,10 @@ def _invitation(db: sqlite3.Connection, request: JoinRequest, now_ms: int) -> bo
     return bool(row[3])
 
 
-def _withdraw(db: sqlite3.Connection, role: Role, name: str, now_ms: int) -> None:
+def _withdraw(db: sqlite3.Connection, role: Role, name: str, now_ms: int) -> bool:
+    """Make what is out for a name good no more; return whether anything was."""
     sql = "UPDATE invitations SET expires_at_ms=? WHERE role=? AND name=? AND used_at_ms IS NULL AND expires_at_ms>?"
-    db.execute(sql, (now_ms, role, name, now_ms))
+    return db.execute(sql, (now_ms, role, name, now_ms)).rowcount > 0
 
 
 def _good_until(expires_at_ms: int, auto_approve: bool) -> str:

@@ -107,7 +107,7 @@ def deny(
     home: Home = Path("server"),
     role: As = "site",
 ) -> None:
-    """Refuse somebody who waits."""
+    """Refuse somebody who waits, or take an invitation back."""
     _office(home).deny(_role(role), name, reason)
     typer.echo(f"{name} was refused; the name is free again")
 

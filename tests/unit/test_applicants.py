@@ -147,6 +147,17 @@ def test_invitations_that_are_out_are_listed_until_they_are_used_or_end(door: Ap
     assert door.invited(NOW + 3) == []
 
 
+def test_an_invitation_is_taken_back_by_denying_who_was_invited(door: Applicants, rossi: MemberKeys) -> None:
+    invitation = invited("rossi")
+    door.invite(invitation, auto_approve=True, now_ms=NOW)
+    assert door.deny(Role.SITE, "rossi", "a slip", NOW + 1).status is Status.DENIED
+    assert door.invited(NOW + 2) == []
+    with pytest.raises(IdentityError, match="the invitation has expired"):
+        door.ask(*asking(invitation, rossi), NOW + 2)
+    with pytest.raises(IdentityError, match="nobody called rossi asked"):
+        door.deny(Role.SITE, "rossi", "again", NOW + 3)
+
+
 def test_of_two_invitations_for_a_name_the_later_counts(door: Applicants, rossi: MemberKeys) -> None:
     """So who lost a token makes it worthless by inviting again."""
     lost, later = invited("rossi"), invited("rossi")
