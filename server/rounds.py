@@ -22,6 +22,7 @@ from common.adapter_schema import AdapterSchema, join
 from common.adapters import pack
 from common.courier_records import from_envelope, to_envelope
 from common.errors import BottegaError, RunError
+from common.flower_pace import pull_within
 from common.proto import bottega_pb2 as pb
 from common.settings import RunSettings
 from security.admission import ANSWER_LIFE_MS, AdmittedUpdate, Check, Refused, Terms, admit
@@ -291,6 +292,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             at = (at + PULL_MOST) % len(asked)  # silent sites in front must not hide those behind
             came = False
             for message in window:
+                pull_within(max(closes - time.monotonic(), 1.0))
                 for reply in self._pulled(grid, message, asked_of[message]):
                     came = True
                     waiting.discard(message)

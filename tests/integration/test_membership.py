@@ -211,7 +211,7 @@ def test_an_operator_on_another_machine_invites_approves_and_revokes(town: Town)
     assert token.startswith("bottega_invitation_v1_")
     town.site("rossi")
     assert {row.spiffe_id.rpartition("/")[2]: row.status for row in office.members()} == {
-        "anna": "approved", "rossi": "approved",
+        "anna": "approved", "rossi": "approved", "verdi": "invited",
     }  # fmt: skip
     assert office.revoke(Role.SITE, "rossi", "left").status == "revoked"
     assert SpiffeId(FEDERATION, Role.SITE, "rossi") not in office.roster()
