@@ -13,10 +13,12 @@ import json
 import logging
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fastapi import FastAPI, HTTPException, Request
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.error.catalog import API_ERROR_MAP
@@ -24,7 +26,7 @@ from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from google.protobuf.message import DecodeError
 from starlette.types import Message, Receive, Scope, Send
 
-from security.envelope import MAX_LETTER_BYTES
+from security.envelope import MAX_BODY_BYTES, MAX_LETTER_BYTES
 from server.limits import RateLimit
 
 log = logging.getLogger("bottega.fleet")
@@ -36,6 +38,9 @@ MOST_BYTES = MAX_LETTER_BYTES + 2**20
 
 MOST_AT_ONCE = 8
 """Calls of one node whose body is on its way; a SuperNode makes four at the most. Each may hold :data:`MOST_BYTES`."""
+
+MOST_OBJECTS = MAX_BODY_BYTES // FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE + 16
+"""Objects of one reply: the pieces of the longest sealed body, and the records around them. Flower has no limit."""
 
 _PUSH_MESSAGES, _ACTIVATE_NODE = FLEET + "push-messages", FLEET + "activate-node"
 _UNKNOWN = "its key is not registered"
@@ -66,8 +71,9 @@ class FleetGate:
 
     A call is answered with 404 when it is for another path, 401 (412 to a SuperNode that wants to begin) when its
     headers are not signed by a registered key within the last five minutes, 413 when it is longer than
-    :data:`MOST_BYTES`, 503 when the same node sends :data:`MOST_AT_ONCE` others, and 403 when it sends a message that
-    is not a reply by the caller itself. Then its connection is closed.
+    :data:`MOST_BYTES`, 503 when the same node sends :data:`MOST_AT_ONCE` others, 403 when it sends a message that
+    is not a reply by the caller itself, and 413 when that is of more than :data:`MOST_OBJECTS` objects. Then its
+    connection is closed.
 
     Args:
         app: Flower's.
@@ -113,7 +119,7 @@ class FleetGate:
             self._coming[number] -= 1
             self._coming += Counter()  # forgets those of whom none is left
         if scope["path"] == _PUSH_MESSAGES:
-            _check_own_name(body, number)
+            _check_reply(body, number)
         return body
 
     def _caller(self, scope: Scope) -> int:
@@ -166,18 +172,33 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return handed
 
 
-def _check_own_name(body: bytes, number: int) -> None:
-    """Let a node send replies, and those in its own name.
+def _check_reply(body: bytes, number: int) -> None:
+    """Let a node send one reply at a time, in its own name and of no more objects than a sealed body has.
 
     Whoever replied in another's name first would have its reply refused in admission, but stand in the true one's way.
     """
     try:
-        messages = [message.metadata for message in PushMessagesRequest.FromString(body).messages_list]
+        request = PushMessagesRequest.FromString(body)
     except DecodeError:
         return  # Flower refuses it
-    if not all(m.src_node_id == number and m.reply_to_message_id for m in messages):
+    if not all(m.metadata.src_node_id == number and m.metadata.reply_to_message_id for m in request.messages_list):
         words = {"detail": "A node sends replies of its own"}
         raise _Refused(403, "it sends what is not a reply of its own", words, read=True)
+    if len(request.messages_list) > 1 or not _few(request.message_object_trees):
+        words = {"detail": "A node sends one reply at a time"}
+        raise _Refused(
+            413, f"it sends more than one reply, or one of more than {MOST_OBJECTS} objects", words, read=True
+        )
+
+
+def _few(trees: Iterable[ObjectTree]) -> bool:
+    """Tell whether trees have no more than :data:`MOST_OBJECTS` nodes together, counting no further than that."""
+    waiting: list[ObjectTree] = list(trees)
+    counted = 0
+    while waiting and counted <= MOST_OBJECTS:
+        counted += 1
+        waiting.extend(waiting.pop().children)
+    return not waiting
 
 
 async def _heard_out(receive: Receive) -> None:

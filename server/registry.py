@@ -24,7 +24,7 @@ from security.names import Role, SpiffeId, shown
 from security.roster import MAX_ROSTER_BYTES
 from server.applicants import Applicant, Status
 from server.desk import Desk
-from server.gate import Interceptor, OpenGate, RoleGate, caller
+from server.gate import TOO_MANY, Interceptor, OpenGate, RoleGate, caller
 from server.limits import RateLimit
 from server.rows import member_row
 from server.run_desk import RunDesk
@@ -82,10 +82,15 @@ class RegistryService(rpc.RegistryServicer):
 
     def __init__(self, desk: Desk) -> None:
         self._desk, self._runs = desk, RunDesk(desk.home)
+        # An answer that nobody reads stays in memory; a roster is the one answer that is long.
+        self._rosters = RateLimit(per_second=1, burst=20)
 
-    def GetRoster(self, request: pb.GetRosterCall, context: grpc.ServicerContext) -> pb.GetRosterAnswer:  # noqa: ARG002, N802
+    def GetRoster(self, request: pb.GetRosterCall, context: grpc.ServicerContext) -> pb.GetRosterAnswer:  # noqa: N802
         """Return the signed roster if it is newer than the caller's."""
-        return pb.GetRosterAnswer(roster=self._desk.roster(request.known_version))
+        roster = self._desk.roster(request.known_version)
+        if roster and not self._rosters.allows(str(caller(context))):
+            raise ProcessError(TOO_MANY)
+        return pb.GetRosterAnswer(roster=roster)
 
     def Renew(self, request: pb.RenewCall, context: grpc.ServicerContext) -> pb.RenewAnswer:  # noqa: N802
         """Certify the caller's TLS key anew."""

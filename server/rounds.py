@@ -7,13 +7,13 @@ after the last closed round when it is started again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import httpx
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -22,7 +22,6 @@ from common.adapter_schema import AdapterSchema, join
 from common.adapters import pack
 from common.courier_records import from_envelope, to_envelope
 from common.errors import BottegaError, RunError
-from common.flower_pace import pull_within
 from common.proto import bottega_pb2 as pb
 from common.settings import RunSettings
 from security.admission import ANSWER_LIFE_MS, AdmittedUpdate, Check, Refused, Terms, admit
@@ -32,6 +31,7 @@ from security.replay import NonceBook
 from security.run_order import RunOrder
 from server.aggregation import Round, aggregate
 from server.house import House
+from server.pulling import POLL_S, Pulls, Unreadable
 from server.spool import Spool
 from server.state import RunState, RunStates
 from server.store import Store, Verdict
@@ -40,12 +40,6 @@ if TYPE_CHECKING:
     from server.site_privacy import SiteMechanism
 
 log = logging.getLogger("bottega.rounds")
-
-POLL_S = 0.2
-"""Flower's own grid looks every 3 s; on loopback a look costs about a millisecond."""
-
-PULL_MOST = 8
-"""Replies taken in one look: what bounds the memory of a round with many sites."""
 
 REVOKED = "the site was revoked after it was asked"
 
@@ -99,13 +93,6 @@ class Asked:
 
     terms: Terms
     node: int
-
-
-class Unreadable(NamedTuple):
-    """What a node sent in place of a message."""
-
-    node: int
-    why: str
 
 
 class SealedRounds(Strategy):  # type: ignore[misc]
@@ -281,37 +268,18 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _answers(self, grid: Grid, tasks: list[Message]) -> Iterator[Message | Unreadable]:
         """Push tasks and yield replies as they arrive, until all have come or the round closes."""
-        asked_of = dict(zip(grid.push_messages(tasks), (task.metadata.dst_node_id for task in tasks), strict=True))
-        waiting = set(asked_of)
+        asked = dict(zip(grid.push_messages(tasks), (task.metadata.dst_node_id for task in tasks), strict=True))
         began, settings = time.monotonic(), self._run.settings
         closes = began + settings.deadline_s
-        at = 0
-        while waiting and time.monotonic() < closes:
-            asked = sorted(waiting)
-            window = (asked + asked)[at : at + PULL_MOST] if len(asked) > PULL_MOST else asked
-            at = (at + PULL_MOST) % len(asked)  # silent sites in front must not hide those behind
-            came = False
-            for message in window:
-                pull_within(max(closes - time.monotonic(), 1.0))
-                for reply in self._pulled(grid, message, asked_of[message]):
+        with contextlib.closing(Pulls(grid, asked)) as pulls:
+            while pulls.left and (rest := closes - time.monotonic()) > 0:
+                came = False
+                for reply in pulls.look(rest):
                     came = True
-                    waiting.discard(message)
                     yield reply
-            if came and len(self._admitted_now) >= settings.quorum:
-                took = time.monotonic() - began
-                closes = min(closes, began + took + max(GRACE_S, settings.patience * took))
-            elif not came:
-                time.sleep(POLL_S)
-
-    @staticmethod
-    def _pulled(grid: Grid, message: str, node: int) -> Iterator[Message | Unreadable]:
-        """Yield the reply to one message if it came. Several pulled together would be lost with one that breaks."""
-        try:
-            yield from grid.pull_messages([message])
-        except (OSError, httpx.HTTPError):
-            raise  # the SuperLink is away: no site's doing
-        except Exception as cause:  # noqa: BLE001 (Flower inflates what a site sent, and raises whatever that breaks)
-            yield Unreadable(node, type(cause).__name__)
+                if came and len(self._admitted_now) >= settings.quorum:
+                    took = time.monotonic() - began
+                    closes = min(closes, began + took + max(GRACE_S, settings.patience * took))
 
     def _judged(self, number: int, replies: Iterable[Message | Unreadable]) -> dict[str, Terms]:
         """Admit and spool each reply; return the terms of the admitted sites by name."""

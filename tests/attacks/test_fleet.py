@@ -22,7 +22,7 @@ import pytest
 from fastapi.routing import APIRoute, iter_route_contexts
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest, PushMessagesRequest
-from flwr.proto.message_pb2 import Message, Metadata
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.main import create_app
@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 from security.names import Role
 from server import doors
 from server.doors import MOST_NEWCOMERS, Newcomers
-from server.fleet_gate import FLEET, MOST_AT_ONCE, MOST_BYTES
+from server.fleet_gate import FLEET, MOST_AT_ONCE, MOST_BYTES, MOST_OBJECTS
 from server.opening import open_desk
 from tests.attacks.fleet_port import (
     HEARTBEAT,
@@ -274,6 +274,26 @@ def test_a_reply_under_another_nodes_number(server: Server) -> None:
     own = server.post(push, pushed(bruno.number, bruno.number, "a" * 64), bruno.headers())
     assert own.status_code != 401
     assert "replies of its own" not in own.text
+
+
+def test_a_reply_of_more_objects_than_an_envelope_has(server: Server) -> None:
+    """Flower counts neither the messages of a call nor the objects of a reply, and makes room for each."""
+    anna = server.nodes["anna"]
+    own = PushMessagesRequest.FromString(pushed(anna.number, anna.number, "a" * 64))
+    deep = ObjectTree(object_id="0" * 64)
+    for at in range(1, 90):  # protobuf reads no deeper than a hundred levels
+        deep = ObjectTree(object_id=f"{at:064d}", children=[deep])
+    wide = ObjectTree(children=[ObjectTree(object_id=f"{at:064d}") for at in range(MOST_OBJECTS)])
+    several = [deep] * (MOST_OBJECTS // 90 + 1)
+    for request in (
+        PushMessagesRequest(node=own.node, messages_list=[*own.messages_list] * 2),
+        PushMessagesRequest(node=own.node, messages_list=own.messages_list, message_object_trees=[wide]),
+        PushMessagesRequest(node=own.node, messages_list=own.messages_list, message_object_trees=several),
+    ):
+        answer = server.post(FLEET + "push-messages", request.SerializeToString(), anna.headers())
+        assert (answer.status_code, answer.json()) == (413, {"detail": "A node sends one reply at a time"})
+    few = PushMessagesRequest(node=own.node, messages_list=own.messages_list, message_object_trees=[deep])
+    assert server.post(FLEET + "push-messages", few.SerializeToString(), anna.headers()).status_code != 413
 
 
 def test_a_task_by_a_node_in_the_superlinks_name(server: Server) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.courier_records import to_envelope
-from server import rounds
+from server import pulling, rounds
 from tests.integration.federation import FEDERATION, RUN, SETTINGS, Federation, Way
 
 HONEST = ("anna", "bruno", "carla")
@@ -17,7 +17,7 @@ HONEST = ("anna", "bruno", "carla")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds here take fractions of a second."""
     monkeypatch.setattr(rounds, "GRACE_S", 0.2)
-    monkeypatch.setattr(rounds, "POLL_S", 0.01)
+    monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,10 @@ def attacked(root: Path, way: Way, number: int = 1) -> Federation:
     return federation
 
 
-def test_the_superlink_its_disk_and_the_network_see_only_ciphertext(tmp_path: Path) -> None:
+def test_the_superlink_its_disk_and_the_network_see_only_ciphertext(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "PULL_MOST", 1)
     federation = Federation(tmp_path, HONEST)
     on_disk: list[bytes] = []
 

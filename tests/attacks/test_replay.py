@@ -22,7 +22,7 @@ from security.admission import Refused
 from security.envelope import Expectation, Kind, open_letter, peek_header, seal_body, seal_letter
 from security.identity import Identity
 from security.run_order import RunOrder, sign_order
-from server import rounds
+from server import pulling, rounds
 from server.operating import load_operator
 from server.rounds import Run, SealedRounds
 from server.start import starting_state
@@ -38,7 +38,7 @@ Way = Callable[[Message, RecordDict], list[RecordDict | Error]]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds here take fractions of a second."""
     monkeypatch.setattr(rounds, "GRACE_S", 0.2)
-    monkeypatch.setattr(rounds, "POLL_S", 0.01)
+    monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -280,8 +280,11 @@ def test_a_site_answers_with_the_task_that_it_was_sent(
     assert federation.digest() == honest
 
 
-def test_updates_swapped_in_the_spool_between_admission_and_aggregation(tmp_path: Path) -> None:
+def test_updates_swapped_in_the_spool_between_admission_and_aggregation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who writes to the server's disk can end a round, but put nobody's update in another's place."""
+    monkeypatch.setattr(pulling, "PULL_MOST", 1)
     federation, alone = Federation(tmp_path / "swapped", NAMES), Federation(tmp_path / "alone", NAMES)
     alone.play()
     one, other = (federation.home.spool(RUN, 1) / f"{name}.sealed" for name in HONEST)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.task_identity import TaskIdentity
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -101,6 +103,7 @@ class Way(StrEnum):
     HUGE = "a huge norm"
     SPRAWLING = "a metric with a name of two million letters"
     BREAKS_FLOWER = "an object that Flower cannot inflate"
+    ANNOUNCES = "an answer is announced and never sent"
     OBJECTS = "an honest update, then an objection to the adapter"
 
 
@@ -284,6 +287,7 @@ class Post(Grid):  # type: ignore[misc]
         self._order, self.on_pull = list(order), on_pull
         self._numbers = itertools.count(1)
         self._due: list[tuple[float, Message]] = []
+        self._one_looks = threading.Lock()
         self.carried: list[RecordDict] = []
         """All content that went over the wire, both ways."""
         self.pushes = 0
@@ -338,15 +342,22 @@ class Post(Grid):  # type: ignore[misc]
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies that are due."""
         self.on_pull()
-        asked, now = set(message_ids), time.monotonic()
+        with self._one_looks:
+            came = self._taken(set(message_ids))
+        ways = {self._sites[message.metadata.src_node_id].way for message in came}
+        if Way.BREAKS_FLOWER in ways:
+            raise DecodeError("what a site sent cannot be inflated")
+        if Way.ANNOUNCES in ways:
+            time.sleep(inflatable_utils.pull_objects.__kwdefaults__["max_time"])
+            return []
+        return came
+
+    def _taken(self, asked: set[str]) -> list[Message]:
+        now = time.monotonic()
         ready = [entry for entry in self._due if entry[0] <= now]
         if self._order and ready:
             ready = [min(ready, key=lambda entry: self._order.index(self._sites[entry[1].metadata.src_node_id].name))]
         ready = [entry for entry in ready if entry[1].metadata.reply_to_message_id in asked]
-        for _, message in ready:
-            if self._sites[message.metadata.src_node_id].way is Way.BREAKS_FLOWER:
-                self._due = [entry for entry in self._due if entry[1] is not message]  # pulled, and gone
-                raise DecodeError("what a site sent cannot be inflated")
         self._due = [entry for entry in self._due if all(entry is not one for one in ready)]
         return [message for _, message in ready]
 

@@ -29,6 +29,7 @@ from security.renewal import make_renewal
 from security.roster import open_roster
 from server import doorkeeper
 from server.doorkeeper import Doorkeeper
+from server.gate import TOO_MANY
 from server.house import open_house
 from server.opening import desk_of
 from server.ports import free_port
@@ -148,6 +149,18 @@ def test_a_renewed_certificate_opens_the_registry_in_the_same_name(town: Town) -
     assert certificate.public_key() == rossi.keys.tls.public_key()
     with registry_for(town, card_of(rossi.keys, certificate)) as registry:
         assert registry.GetRoster(pb.GetRosterCall()).roster
+
+
+def test_rosters_are_not_handed_out_as_fast_as_one_may_call(town: Town) -> None:
+    """An answer that nobody reads stays in the server's memory, and a roster is long."""
+    rossi = member(town, "rossi")
+    with registry_for(town, rossi.card) as registry:
+        version = open_roster(
+            registry.GetRoster(pb.GetRosterCall()).roster, open_house(town.home).identity.peer
+        ).version
+        error = refusal(lambda: [registry.GetRoster(pb.GetRosterCall()) for _ in range(40)])
+        assert (error.code, error.words) == (grpc.StatusCode.FAILED_PRECONDITION, TOO_MANY)
+        assert registry.GetRoster(pb.GetRosterCall(known_version=version)).roster == b""
 
 
 @pytest.mark.parametrize("wrong", ["another's name", "another's key", "a signature by the CSR's key alone"])

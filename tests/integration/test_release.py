@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
-from server import rounds
+from server import pulling, rounds
 from server.release import release
 from tests.integration.federation import RUN, SETTINGS, Federation, Post, Way
 
@@ -19,7 +19,7 @@ HONEST = ("anna", "bruno", "carla")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds here take fractions of a second, and so may the last sites."""
     monkeypatch.setattr(rounds, "GRACE_S", 0.4)
-    monkeypatch.setattr(rounds, "POLL_S", 0.01)
+    monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
 
 def test_an_adapter_that_nobody_objects_to_is_released_and_that_is_recorded(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import SettingsError
 from common.settings import AggregationSettings, RobustSettings, RunSettings, parse
-from server import rounds
+from server import pulling, rounds
 from tests.integration.federation import SCHEMA, SETTINGS, Federation, Way, a_delta
 
 SITES = ("anna", "bruno", "carla", "dora")
@@ -19,7 +19,7 @@ SITES = ("anna", "bruno", "carla", "dora")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds here take fractions of a second, and so may the last sites."""
     monkeypatch.setattr(rounds, "GRACE_S", 0.4)
-    monkeypatch.setattr(rounds, "POLL_S", 0.01)
+    monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
 
 def settings(robust: RobustSettings | None) -> RunSettings:

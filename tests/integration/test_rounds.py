@@ -15,7 +15,7 @@ from common.adapter_schema import Adapter
 from common.courier_records import to_envelope
 from common.errors import RunError
 from common.settings import AggregationSettings, RunSettings, SitePrivacySettings
-from server import rounds
+from server import pulling, rounds
 from tests.integration.federation import RUN, SCHEMA, SETTINGS, Federation, Post, Way, a_delta
 
 HONEST = ("anna", "bruno", "carla")
@@ -25,7 +25,7 @@ HONEST = ("anna", "bruno", "carla")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds here take fractions of a second, and so may the last sites."""
     monkeypatch.setattr(rounds, "GRACE_S", 0.4)
-    monkeypatch.setattr(rounds, "POLL_S", 0.01)
+    monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,10 @@ def test_a_run_that_stopped_between_rounds_ends_where_an_undisturbed_one_does(
     assert federation.digest(4) == four_undisturbed
 
 
-def test_a_run_that_stopped_inside_a_round_loses_that_round_at_most(tmp_path: Path, four_undisturbed: str) -> None:
+def test_a_run_that_stopped_inside_a_round_loses_that_round_at_most(
+    tmp_path: Path, four_undisturbed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "PULL_MOST", 1)
     federation = Federation(tmp_path, HONEST, four_rounds())
     post = federation.post(order=HONEST)
     spool = federation.home.spool(RUN, 3)
@@ -238,7 +241,10 @@ def test_a_run_that_stopped_inside_a_round_loses_that_round_at_most(tmp_path: Pa
     assert not spool.exists()
 
 
-def test_the_spool_holds_what_came_and_never_an_updates_plaintext(tmp_path: Path) -> None:
+def test_the_spool_holds_what_came_and_never_an_updates_plaintext(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "PULL_MOST", 1)
     federation = Federation(tmp_path, HONEST)
     spool, seen = federation.home.spool(RUN, 1), dict[str, bytes]()
 
@@ -311,7 +317,10 @@ def revoked(federation: Federation, site: str) -> None:
     )
 
 
-def test_an_update_in_flight_when_its_site_is_revoked_is_not_admitted(tmp_path: Path) -> None:
+def test_an_update_in_flight_when_its_site_is_revoked_is_not_admitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "PULL_MOST", 1)
     federation = Federation(tmp_path, HONEST, SETTINGS.model_copy(update={"rounds": 1, "quorum": 2}))
     post = federation.post(order=HONEST)
     gone: list[str] = []
@@ -329,7 +338,10 @@ def test_an_update_in_flight_when_its_site_is_revoked_is_not_admitted(tmp_path: 
     assert HONEST[-1] not in {v.site for v in federation.store.verdicts(RUN, 2)}, "a revoked site was asked again"
 
 
-def test_an_update_that_was_admitted_before_its_site_was_revoked_is_not_averaged(tmp_path: Path) -> None:
+def test_an_update_that_was_admitted_before_its_site_was_revoked_is_not_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulling, "PULL_MOST", 1)
     few = HONEST[:-1]
     settings = SETTINGS.model_copy(update={"rounds": 1, "quorum": 2})
     without = Federation(tmp_path / "without", few, settings)

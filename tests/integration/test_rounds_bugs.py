@@ -14,7 +14,8 @@ from common.adapters import pack
 from common.courier_records import from_envelope
 from common.proto import bottega_pb2 as pb
 from security.envelope import Kind, peek_header, seal_body, seal_letter
-from server import rounds
+from server import pulling, rounds
+from server.pulling import PULL_MOST
 from tests.integration.federation import RUN, SCHEMA, SETTINGS, Federation, Way
 
 HONEST = ("anna", "bruno", "carla")
@@ -23,7 +24,7 @@ HONEST = ("anna", "bruno", "carla")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "GRACE_S", 0.3)
-    monkeypatch.setattr(rounds, "POLL_S", 0.01)
+    monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
 
 def test_a_claim_of_more_examples_than_a_database_holds_is_refused_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -103,7 +104,17 @@ def test_quick_refused_answers_do_not_close_the_round_on_slower_honest_sites(tmp
 def test_silent_sites_do_not_hide_the_answers_of_the_others(tmp_path: Path) -> None:
     names = tuple(f"s{i:02d}" for i in range(11))
     federation = Federation(tmp_path, names, SETTINGS.model_copy(update={"deadline_s": 3.0}))
-    for name in names[: rounds.PULL_MOST]:
+    for name in names[:PULL_MOST]:
         federation.sites[name].behave(Way.SILENT)
     federation.play()
-    assert {federation.checks(1)[name] for name in names[rounds.PULL_MOST :]} == {"admitted"}
+    assert {federation.checks(1)[name] for name in names[PULL_MOST:]} == {"admitted"}
+
+
+def test_answers_that_are_announced_and_never_sent_hold_up_nobody(tmp_path: Path) -> None:
+    names = tuple(f"s{i:02d}" for i in range(11))
+    federation = Federation(tmp_path, names, SETTINGS.model_copy(update={"deadline_s": 3.0}))
+    for name in names[: PULL_MOST - 1]:
+        federation.sites[name].behave(Way.ANNOUNCES)
+    federation.play()
+    assert {federation.checks(1)[name] for name in names[PULL_MOST - 1 :]} == {"admitted"}
+    assert {federation.checks(1)[name] for name in names[: PULL_MOST - 1]} == {"in-time"}
