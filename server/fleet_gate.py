@@ -195,7 +195,7 @@ def _few(trees: Iterable[ObjectTree]) -> bool:
     """Tell whether trees have no more than :data:`MOST_OBJECTS` nodes together, counting no further than that."""
     waiting: list[ObjectTree] = list(trees)
     counted = 0
-    while waiting and counted <= MOST_OBJECTS:
+    while waiting and counted < MOST_OBJECTS:
         counted += 1
         waiting.extend(waiting.pop().children)
     return not waiting

@@ -25,7 +25,7 @@ from server.limits import RateLimit
 
 log = logging.getLogger("bottega.registry")
 
-TOO_MANY = "too many calls; wait a little, then try again"
+_TOO_MANY = "too many calls; wait a little, then try again"
 _NO_MESSAGE = "no message came that can be taken"
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Gate(Interceptor):
         def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:  # noqa: ANN401 (any record)
             who = self._name(method, context)
             if not self._limit.allows(who):
-                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY)
             if behaviour is None:
                 _refuse(context, method, who, grpc.StatusCode.UNIMPLEMENTED, "there is no such call here")
             if no := self._decided(method, context):
@@ -99,7 +99,7 @@ class Gate(Interceptor):
         """Return the message of a call."""
         with self._listening.to(who, context.cancel) as free:
             if not free:
-                _refuse(context, method, who, grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY)
+                _refuse(context, method, who, grpc.StatusCode.RESOURCE_EXHAUSTED, _TOO_MANY)
             try:
                 message = next(messages, None)
             except grpc.RpcError:

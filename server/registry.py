@@ -24,7 +24,7 @@ from security.names import Role, SpiffeId, shown
 from security.roster import MAX_ROSTER_BYTES
 from server.applicants import Applicant, Status
 from server.desk import Desk
-from server.gate import TOO_MANY, Interceptor, OpenGate, RoleGate, caller
+from server.gate import Interceptor, OpenGate, RoleGate, caller
 from server.limits import RateLimit
 from server.rows import member_row
 from server.run_desk import RunDesk
@@ -89,7 +89,7 @@ class RegistryService(rpc.RegistryServicer):
         """Return the signed roster if it is newer than the caller's."""
         roster = self._desk.roster(request.known_version)
         if roster and not self._rosters.allows(str(caller(context))):
-            raise ProcessError(TOO_MANY)
+            raise ProcessError("too many rosters were asked for", advice="Wait a little, then try again.")
         return pb.GetRosterAnswer(roster=roster)
 
     def Renew(self, request: pb.RenewCall, context: grpc.ServicerContext) -> pb.RenewAnswer:  # noqa: N802

@@ -281,10 +281,10 @@ def test_a_reply_of_more_objects_than_an_envelope_has(server: Server) -> None:
     anna = server.nodes["anna"]
     own = PushMessagesRequest.FromString(pushed(anna.number, anna.number, "a" * 64))
     deep = ObjectTree(object_id="0" * 64)
-    for at in range(1, 90):  # protobuf reads no deeper than a hundred levels
+    for at in range(1, 40):  # protobuf reads no deeper than a hundred levels
         deep = ObjectTree(object_id=f"{at:064d}", children=[deep])
     wide = ObjectTree(children=[ObjectTree(object_id=f"{at:064d}") for at in range(MOST_OBJECTS)])
-    several = [deep] * (MOST_OBJECTS // 90 + 1)
+    several = [deep] * (MOST_OBJECTS // 40 + 1)
     for request in (
         PushMessagesRequest(node=own.node, messages_list=[*own.messages_list] * 2),
         PushMessagesRequest(node=own.node, messages_list=own.messages_list, message_object_trees=[wide]),
