@@ -25,6 +25,7 @@ EMBEDDED_BASE = "embedded"
 Encoding = Literal["fp32", "fp16", "bf16", "int8"]
 Method = Literal["ffa", "both", "core"]
 RuleName = Literal["mean", "median", "trimmed_mean", "geometric_median", "multi_krum", "centred_clipping"]
+DetectorName = Literal["autoencoder", "copod", "ecod", "iforest", "knn", "lof", "pca"]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -169,6 +170,18 @@ class RobustSettings(Settings):
         return self
 
 
+class DetectorSettings(Settings):
+    """How updates that are unlike honest ones are found (``security/judgement.py``)."""
+
+    kind: DetectorName = "autoencoder"
+    """Which of PyOD's detectors looks at the features of an update."""
+    false_rejections: Annotated[float, Field(gt=0.0, le=0.5)] = 0.01
+    """The share of honest updates that each of its two tests may reject. The rehearsal must be long enough for it."""
+    unsure: Literal["go_on", "wait"] = "go_on"
+    """Where it cannot judge (no rehearsal, too few updates): ``go_on`` closes the round with what the other checks
+    leave and the rule of aggregation; ``wait`` leaves the adapter as it is."""
+
+
 class AggregationSettings(Settings):
     """How the server turns the admitted updates of a round into the next adapter."""
 
@@ -215,6 +228,8 @@ class RunSettings(Settings):
     site_privacy: SitePrivacySettings | Literal[False] = False
     """On, each site counts as one, and the server adds noise to the mean of their updates."""
     aggregation: AggregationSettings = AggregationSettings()
+    detector: DetectorSettings | Literal[False] = DetectorSettings()
+    """`detector = false` averages whatever is admitted."""
 
     @property
     def steps(self) -> int:
@@ -227,6 +242,15 @@ class RunSettings(Settings):
             raise ValueError(NO_OPTIMISER_FOR_BOTH)
         if self.lora.method == "both" and self.site_privacy:
             raise ValueError(NO_SITE_PRIVACY_FOR_BOTH)
+        return self
+
+    @model_validator(mode="after")
+    def _detector_fits(self) -> Self:
+        if self.site_privacy and self.detector:
+            raise ValueError(
+                "`site_privacy` promises that one site changes little, and a detector lets each have a say in who else "
+                "is averaged: set `detector = false`"
+            )
         return self
 
     @model_validator(mode="after")
@@ -316,5 +340,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
     return keys
 
 
-_CLASSES = frozenset({PrivacySettings.__name__, SitePrivacySettings.__name__, RobustSettings.__name__})
+_CLASSES = frozenset(
+    {PrivacySettings.__name__, SitePrivacySettings.__name__, RobustSettings.__name__, DetectorSettings.__name__}
+)
 """What pydantic puts into the place of an error, for a table that may also be `false`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,8 @@ from deploy.measuring import loss_curves
 from deploy.montage import write_montage
 from deploy.progress import Progress
 from deploy.report import SiteGallery, write_report
-from deploy.studios import StudioFolder, find_studios, make_studios
+from deploy.studios import StudioFolder, find_studios, make_studios, make_vandal
+from deploy.vandal import attack_named
 from security.run_order import read_order
 from server.house import open_house
 from server.planning import start_run
@@ -58,6 +59,8 @@ class DemoSettings:
     seed: int
     run: RunSettings
     keep: bool
+    poison: Mapping[str, str] = field(default_factory=dict)
+    """Which sites are hostile, ``{site: attack}``; who is no studio is added to them."""
 
 
 @dataclass
@@ -83,17 +86,18 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
     clock = Clock(progress)
     premises = prepare(settings.home.absolute())
     studios = _studios(settings, premises)
-    progress.open([s.name for s in studios], settings.run.rounds)
+    everybody = [*studios, *_vandals(settings, premises, studios)]
+    progress.open([s.name for s in everybody], settings.run.rounds)
     with Supervisor() as supervisor:
         with clock.stage("founding the federation and starting its processes"):
-            start_server(premises, supervisor, studios, settings.run)
-            start_sites(premises, supervisor, studios)
+            start_server(premises, supervisor, everybody, settings.run)
+            start_sites(premises, supervisor, everybody, settings.poison)
         with clock.stage("drawing with the base, before any training"):
             drawings = {s.name: _drawings(premises, s) for s in studios}
             base = load_base(settings.run.base)
             before = _samples(base, drawings, settings.seed)
         with clock.stage("waiting for the sites"):
-            wait_for_sites(premises, supervisor, studios)
+            wait_for_sites(premises, supervisor, everybody)
         with clock.stage("federated rounds"):
             run = start_run(premises.server, settings.run)
             _watched(premises, supervisor, run, progress)
@@ -106,6 +110,7 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
         curves = _measured(premises, run, base, studios)
     facts = _facts(premises, run, adapter, base, drawings, before, after, curves)
     galleries = [_gallery(s.name, drawings[s.name], before, after) for s in studios]
+    facts["poison"], facts["defended"] = dict(settings.poison), bool(settings.run.detector)
     facts["timings"], facts["seconds"] = clock.took, round(time.monotonic() - began, 1)
     facts["report"] = str(premises.root / "report.html")
     write_report(premises.root / "report.html", facts, galleries)
@@ -135,6 +140,18 @@ def _studios(settings: DemoSettings, premises: Premises) -> list[StudioFolder]:
     if settings.data is not None:
         return find_studios(settings.data, settings.sites)
     return make_studios(premises.drawings, 4 if settings.sites is None else settings.sites, settings.seed)
+
+
+def _vandals(settings: DemoSettings, premises: Premises, studios: Sequence[StudioFolder]) -> list[StudioFolder]:
+    """Make the hostile sites that are no studios.
+
+    Raises:
+        RunError: An attack is not known.
+    """
+    for attack in settings.poison.values():
+        attack_named(attack)
+    named = {studio.name for studio in studios}
+    return [make_vandal(premises.drawings, name, settings.seed) for name in settings.poison if name not in named]
 
 
 def _drawings(premises: Premises, studio: StudioFolder) -> list[Drawing]:
@@ -205,6 +222,8 @@ def rounds(store: Store, run: str) -> list[dict[str, Any]]:
                 "outcome": row.outcome,
                 "admitted": sum(v.admitted for v in verdicts),
                 "refused": [{"site": v.site, "check": v.check, "reason": v.reason} for v in verdicts if not v.admitted],
+                "cut_down": [{"site": v.site, "reason": v.reason} for v in verdicts if v.admitted and v.reason],
+                "unsure": store.unsure(run, row.round) or None,
                 "epsilon": {site: told[site]["epsilon"] for site in sorted(told) if "epsilon" in told[site]},
                 "held_out_loss": None,
                 "seconds": round((row.closed_at or time.time()) - row.opened_at, 2),

@@ -6,10 +6,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from client.agent_socket import is_alive
 from client.budget_settings import BudgetSettings
@@ -111,8 +112,13 @@ def start_server(premises: Premises, supervisor: Supervisor, sites: Sequence[Stu
     supervisor.wait("the server", server.ports.exists, START_S)
 
 
-def start_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[StudioFolder]) -> None:
-    """Tell every site where the server is, and start it."""
+def start_sites(
+    premises: Premises,
+    supervisor: Supervisor,
+    sites: Sequence[StudioFolder],
+    attacks: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Tell every site where the server is, and start it; those that have an attack, as hostile ones."""
     server, roster = open_house(premises.server).identity.peer, premises.server.roster.read_bytes()
     authority = premises.server.authority_certificate.read_bytes()
     port = read_ports(premises.server)["fleet"]
@@ -121,7 +127,11 @@ def start_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[Stud
         join(home, server, roster, authority)
         text = home.settings.read_text(encoding="utf-8")
         home.settings.write_text(text.replace(_UNKNOWN, f"127.0.0.1:{port}"), encoding="utf-8")
-        supervisor.start(_bottega(studio.name, "site", "start", "--home", str(home.root), log=home.root / "site.log"))
+        place, log = ("--home", str(home.root)), home.root / "site.log"
+        if attack := attacks.get(studio.name):
+            supervisor.start(_ours(studio.name, "deploy.vandal", attack, *place, log=log))
+        else:
+            supervisor.start(_bottega(studio.name, "site", "start", *place, log=log))
 
 
 def wait_for_sites(premises: Premises, supervisor: Supervisor, sites: Sequence[StudioFolder]) -> None:
@@ -152,8 +162,12 @@ def _site_settings(studio: StudioFolder, run: RunSettings, sites: int) -> SiteSe
 
 
 def _bottega(name: str, *words: str, log: Path) -> ChildProcess:
+    return _ours(name, "deploy.cli", *words, log=log)
+
+
+def _ours(name: str, module: str, *words: str, log: Path) -> ChildProcess:
     # -P: a folder called `common` where the demo happens to be run must not be imported in place of ours.
-    return ChildProcess(name, [sys.executable, "-P", "-m", "deploy.cli", *words], log)
+    return ChildProcess(name, [sys.executable, "-P", "-m", module, *words], log)
 
 
 def _refuse_running(marker: Path) -> None:

@@ -62,6 +62,8 @@ class Progress:
                 f"round {r['round']}/{self._of}: {r['admitted']} admitted, {len(r['refused'])} refused"
                 f"{_spent(r['epsilon'])}, {r['seconds']:.1f} s"
             )
+            for refused in r["refused"]:
+                self._say(f"  {refused['site']} was left out: {refused['reason']}")
         self._said = len(done)
         self._refresh()
 
@@ -88,8 +90,10 @@ class Progress:
                 *spent,
                 f"{r['seconds']:.1f}",
             )
+        last = self._rounds[-1]["refused"] if self._rounds else []
+        why = Text("\n".join(f"{x['site']}: {x['reason']}" for x in last), style="red")
         head = Text(f"{len(self._sites)} sites: {', '.join(self._sites)}", style="dim")
-        return Group(head, table, Text(f"… {self._stage}", style="italic"))
+        return Group(head, table, *([why] if last else []), Text(f"… {self._stage}", style="italic"))
 
 
 def _spent(epsilon: Mapping[str, float]) -> str:

@@ -7,8 +7,10 @@ processes do is `bottega demo`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,15 +22,23 @@ from common.adapter_schema import Adapter, AdapterSchema
 from common.adapters import pack
 from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb
+from common.quantise import Flat
 from common.settings import RunSettings
+from deploy.zoo import Attack, View
 from security.admission import AdmittedUpdate, Terms, admit
+from security.detector import Rows
 from security.envelope import Kind, seal_body, seal_letter
+from security.features.imprint import Part, spans
 from security.identity import Identity
+from security.judgement import judge
 from security.names import Role, SpiffeId
 from security.noise import SeededNoise
 from security.privacy_plan import planned_steps
+from security.rehearsal import Rehearsal
 from security.replay import NonceBook
 from server.aggregation import Round, aggregate
+from server.judging import REMEMBERED, Sitting
+from server.learning import Learning
 from server.site_privacy import mechanism_of
 from server.start import fresh_state
 from server.state import RunState
@@ -48,6 +58,21 @@ class SimulatedSite:
     units: tuple[Unit, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Hostile:
+    """What some sites of a simulation do.
+
+    Attributes:
+        sites: Their names.
+        attack: Makes what they send of what everybody would have sent.
+        claims: How many drawings they say they have; the truth when left out.
+    """
+
+    sites: frozenset[str]
+    attack: Attack
+    claims: int | None = None
+
+
 class Simulation:
     """The server's side and the sites' side of a run, in one process.
 
@@ -55,9 +80,14 @@ class Simulation:
         base: The base; LoRA is attached to it.
         sites: Who takes part, every site in every round.
         settings: The run's.
+        hostile: Who of them is hostile; nobody when left out.
+        rehearsal: What the detector knows of honest updates.
     """
 
-    def __init__(self, base: Base, sites: Sequence[SimulatedSite], settings: RunSettings) -> None:
+    def __init__(
+        self, base: Base, sites: Sequence[SimulatedSite], settings: RunSettings, hostile: Hostile | None = None,
+        rehearsal: Rehearsal | None = None,
+    ) -> None:  # fmt: skip
         self._base, self._sites, self._settings = base, sorted(sites, key=lambda s: s.name), settings
         self.schema: AdapterSchema = attach_lora(base.unet, settings.lora)
         self._server = Identity.generate(SpiffeId(FEDERATION, Role.SERVER, "server"))
@@ -65,21 +95,68 @@ class Simulation:
         self._nonces = NonceBook(_HOUR_MS)
         self._protected = mechanism_of(settings, len(sites), SeededNoise(settings.seed))
         self.state: RunState = fresh_state(self.schema, settings)
+        self._hostile, self._crowd = hostile, Crowd(hostile, settings.seed) if hostile else None
+        self._learning = _learning(settings, rehearsal)
+        self._adapters = deque([self.state.adapter], REMEMBERED + 1)
+        self.found: dict[int, dict[str, str]] = {}
+        """By round and site: ``admitted``, ``clipped`` or ``rejected``; empty of a run without a detector."""
 
     def run(self, seen: Callable[[int, Adapter], None] | None = None) -> Adapter:
         """Run every round and return the adapter; ``seen`` is called after each with its number and the adapter."""
         for number in range(1, self._settings.rounds + 1):
-            settings, count = self._settings, len(self._sites)
-            round_ = Round(number, settings.lora.method, settings.aggregation, self._protected, count)
-            self.state = aggregate(round_, self.state, self._updates(number))
+            updates = self.updates(number)
+            self.close(number, self._judged(number, updates) if self._learning else updates)
             if seen is not None:
                 seen(number, self.state.adapter)
         return self.state.adapter
 
-    def _updates(self, number: int) -> Iterator[AdmittedUpdate]:
-        for place, site in enumerate(self._sites):
-            seed = self._settings.seed * 1_000_003 + number * 1_009 + place
-            yield self._carried(site.name, number, *self._trained(site, seed), seed)
+    def updates(self, number: int) -> list[AdmittedUpdate]:
+        """Return what all sites send in a round."""
+        seeds = [self._settings.seed * 1_000_003 + number * 1_009 + place for place in range(len(self._sites))]
+        trained = [self._trained(site, seed) for site, seed in zip(self._sites, seeds, strict=True)]
+        sent = {site.name: done.delta for site, (done, _) in zip(self._sites, trained, strict=True)}
+        if self._crowd:
+            sent = self._crowd.sent(number, sent, self.schema, self._settings.lora.trained, self._adapters)
+        return [
+            self._carried(site.name, number, sent[site.name], self._told(site.name, said), seed)
+            for site, (_, said), seed in zip(self._sites, trained, seeds, strict=True)
+        ]
+
+    def sitting(self, number: int, updates: Iterable[AdmittedUpdate]) -> Sitting:
+        """Return a round's updates as the detector looks at them."""
+        seed = self._settings.seed * 7_919 + number
+        sitting = Sitting.open(number, self._adapters, self._settings.lora.trained, seed)
+        for update in updates:
+            sitting.see(update)
+        return sitting
+
+    def close(self, number: int, updates: Sequence[AdmittedUpdate]) -> None:
+        """Average a round's updates; with fewer than a quorum the adapter stays."""
+        settings = self._settings
+        if len(updates) >= min(settings.quorum, len(self._sites)):
+            round_ = Round(number, settings.lora.method, settings.aggregation, self._protected, len(updates))
+            self.state = aggregate(round_, self.state, updates)
+        self._adapters.append(self.state.adapter)
+
+    def _judged(self, number: int, updates: Sequence[AdmittedUpdate]) -> list[AdmittedUpdate]:
+        """Return what is averaged of a round's updates."""
+        settings, learning = self._settings.detector, self._learning
+        if not settings or learning is None:
+            return list(updates)
+        sitting = self.sitting(number, updates)
+        seen = sitting.of([update.site for update in updates])
+        judgement = judge(seen, sitting.frame, sitting.past, learning.measure(settings))
+        self.found[number] = {site: finding.outcome for site, finding in judgement.findings.items()}
+        if judgement.accepted is not None:
+            learning.add(number, judgement.accepted)
+        shares = {site: np.float32(finding.scale) for site, finding in judgement.findings.items()}
+        return [replace(one, delta=one.delta * shares[one.site]) for one in updates if shares[one.site]]
+
+    def _told(self, site: str, said: pb.Update) -> pb.Update:
+        """Return what a site says of its update."""
+        if self._hostile and self._hostile.claims and site in self._hostile.sites:
+            said.examples = self._hostile.claims
+        return said
 
     def _trained(self, site: SimulatedSite, seed: int) -> tuple[TrainingResult, pb.Update]:
         """Train as the settings say, and return what the update says of it. Noise can be foretold: nothing leaves."""
@@ -101,11 +178,11 @@ class Simulation:
         )  # fmt: skip
         return done, pb.Update(examples=done.examples, privacy=said)
 
-    def _carried(self, site: str, number: int, done: TrainingResult, update: pb.Update, seed: int) -> AdmittedUpdate:
+    def _carried(self, site: str, number: int, delta: Flat, update: pb.Update, seed: int) -> AdmittedUpdate:
         """Seal an update as the site would, and admit it as the server would."""
         settings, keys, now = self._settings, self._keys[site], int(time.time() * 1000)
         part = settings.lora.trained
-        body = seal_body(pack(done.delta, self.schema, part, settings.encoding, seed))
+        body = seal_body(pack(delta, self.schema, part, settings.encoding, seed))
         task = seed.to_bytes(16, "big")
         letter = seal_letter(
             kind=Kind.UPDATE, run=RUN, round_number=number, in_reply_to=task,
@@ -118,6 +195,40 @@ class Simulation:
             closes_at_ms=now + _HOUR_MS, privacy=settings.privacy,
         )  # fmt: skip
         return admit(letter, body.ciphertext, terms, now_ms=now, nonces=self._nonces)
+
+
+class Crowd:
+    """The hostile sites of a simulation, who know what everybody would send.
+
+    Args:
+        hostile: Who they are and what they do.
+        seed: Of their chance.
+    """
+
+    def __init__(self, hostile: Hostile, seed: int) -> None:
+        self._hostile, self._chance = hostile, np.random.default_rng([seed, 666])
+        self._last: Flat | None = None
+
+    def sent(
+        self, number: int, honest: Mapping[str, Flat], schema: AdapterSchema, part: Part, adapters: Sequence[Adapter]
+    ) -> dict[str, Flat]:
+        """Return what everybody sends: the hostile their attack, the others what they have learned."""
+        bad = [site for site in honest if site in self._hostile.sites]
+        view = View(
+            number=number,
+            own=np.stack([honest[site] for site in bad]),
+            others=np.stack([delta for site, delta in honest.items() if site not in bad]),
+            past=[after.b - before.b for before, after in pairwise(adapters)] if part == "B" else [],
+            last=self._last,
+            chance=self._chance,
+            spans=spans(schema, part),
+        )
+        self._last = self._hostile.attack(view)
+        return {**honest, **dict(zip(bad, self._last, strict=True))}
+
+
+def _learning(settings: RunSettings, rehearsal: Rehearsal | None) -> Learning | None:
+    return Learning(settings.detector.kind, rehearsal, Rows.of({})) if settings.detector else None
 
 
 def losses(base: Base, adapter: Adapter, sites: Sequence[SimulatedSite], settings: RunSettings) -> Mapping[str, float]:

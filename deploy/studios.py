@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +14,8 @@ from common.procedural import STUDIOS, Studio, studio_drawings
 
 DRAWINGS_EACH = 400
 """Enough that noise which hides any one of them leaves what they have in common."""
+
+VANDALS_DRAWINGS = 200
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ def make_studios(target: Path, count: int, seed: int, each: int = DRAWINGS_EACH)
         )
     chosen = list(STUDIOS.values())[:count]
     return [StudioFolder(s.name, _drawn(s, target / s.name, seed, each)) for s in chosen]
+
+
+def make_vandal(target: Path, name: str, seed: int) -> StudioFolder:
+    """Draw what a hostile studio trains on, in the style and of the subjects of the first procedural studio."""
+    model = next(iter(STUDIOS.values()))
+    return StudioFolder(name, _drawn(replace(model, name=name), target / name, seed + 1, VANDALS_DRAWINGS))
 
 
 def find_studios(data: Path, most: int | None) -> list[StudioFolder]:

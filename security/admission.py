@@ -55,6 +55,9 @@ class Check(IntEnum):
     MEMBER = 12
     PRIVACY = 13
     OBJECTION = 14
+    SIZE = 15
+    COPY = 16
+    ANOMALY = 17
 
     @property
     def slug(self) -> str:
@@ -144,8 +147,9 @@ def admit(
 ) -> AdmittedUpdate:
     """Admit an answer or refuse it by the first check that fails.
 
-    Check 1, that there is an answer at all, check 11, that its sealed bytes lie safely in the spool, and check 12, that
-    the site is still a member, are the round loop's; the others stand here in order.
+    Checks 15 to 17 hold an update against the others of its round (:mod:`security.judgement`). Check 1, that there is
+    an answer at all, check 11, that its sealed bytes lie safely in the spool, and check 12, that the site is still a
+    member, are the round loop's; the others stand here in order.
 
     1. delivered: the courier brought an envelope, not an error.
     2. in time: it came before the round closed.

@@ -10,18 +10,22 @@ honest site strange; accepted history is the sites' own, but whoever was once ac
 not. An update's p-value is the larger of the two. If either calibration is exchangeable with an honest update, the
 larger p-value keeps the promise too.
 
+**A second test, of one side.** An update that goes against what the last rounds did is no stranger to an autoencoder
+than one that goes with it, where honest updates are small next to their noise. So the cosine to the last three rounds
+is tested by itself, and only low ones count: held against the same simulated rounds, all of them, since nothing is
+learned. It has a false-rejection rate of its own, so an honest update is rejected by either test at no more than twice
+the rate asked for.
+
 PyOD (Zhao, Nasrullah and Li, JMLR 2019) gives the scores. Its thresholds, which reject a fixed share of honest rows by
 construction, are not used.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeAlias, cast, get_args
+from typing import Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +36,17 @@ from pyod.models.iforest import IForest
 from pyod.models.knn import KNN
 from pyod.models.lof import LOF
 from pyod.models.pca import PCA
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, from_numpy
 
+from common.settings import DetectorName
 from security.autoencoder import Autoencoders
 from security.conformal import DetectorError, Promise, check_rate, least_rate, p_values, rejected, worst_rate
 from security.features import FEATURES, Frame, Imprint, NoiseModel, RoundFeatures, features_of
+from security.tensor_file import read_tensors, write_tensors
 
 Array: TypeAlias = NDArray[np.float64]
 
-Kind = Literal["autoencoder", "copod", "ecod", "iforest", "knn", "lof", "pca"]
+Kind = DetectorName
 """The detectors that can be chosen."""
 
 FALSE_REJECTIONS = 0.01
@@ -57,7 +61,8 @@ FEWEST_ROWS = 16
 REASONS = 3
 
 _LEAST_SPREAD = 0.25
-_FORMAT = 1
+_FORMAT = 2
+_FORWARD = next(place for place, feature in enumerate(FEATURES) if feature.name == "past.recent")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +134,15 @@ class Verdict:
         site: Whose.
         score: How strange; comparable within one detector alone.
         p_value: How often an honest update looks at least so strange.
-        rejected: Whether that is too rare.
+        backward: How often an honest update goes at least so much against the last rounds; 1 when there are none.
+        rejected: Whether either is too rare.
         reasons: The features that drove the score, the strongest first.
     """
 
     site: str
     score: float
     p_value: float
+    backward: float
     rejected: bool
     reasons: tuple[Reason, ...]
 
@@ -163,6 +170,7 @@ class Detector:
     _spread: Array = field(repr=False)
     _simulated: Array = field(repr=False)
     _accepted: Array = field(repr=False)
+    _forward: Array = field(repr=False)
     _learned: dict[str, Tensor] = field(repr=False)
 
     @classmethod
@@ -202,9 +210,13 @@ class Detector:
         else:
             learned = {"rows": from_numpy(taught)}
         nothing = np.empty(0)
-        bare = cls(kind, seed, middle, spread, nothing, nothing, learned)
-        return cls(
-            kind, seed, middle, spread, bare.scores(simulated.calibrating), bare.scores(accepted.calibrating), learned
+        bare = cls(kind, seed, middle, spread, nothing, nothing, nothing, learned)
+        forward = simulated.values[:, _FORWARD]
+        return replace(
+            bare,
+            _simulated=bare.scores(simulated.calibrating),
+            _accepted=bare.scores(accepted.calibrating),
+            _forward=forward[~np.isnan(forward)],
         )
 
     @property
@@ -247,11 +259,22 @@ class Detector:
         p = p_values(self._simulated, scores)
         if least_rate(len(self._accepted), promise, count) <= alpha:
             p = np.maximum(p, p_values(self._accepted, scores))
-        out = rejected(p, alpha, promise)
+        backward = self._backward(features.standardised[:, _FORWARD])
+        out, against = rejected(p, alpha, promise), rejected(backward, alpha, promise)
         return tuple(
-            Verdict(site, float(scores[i]), float(p[i]), bool(out[i]), self._reasons(features.standardised[i]))
+            Verdict(
+                site, float(scores[i]), float(p[i]), float(backward[i]), bool(out[i] or against[i]),
+                self._reasons(features.standardised[i], against=bool(against[i])),
+            )
             for i, site in enumerate(features.sites)
-        )
+        )  # fmt: skip
+
+    def _backward(self, forward: Array) -> Array:
+        """Return the p-values of going against the last rounds, float64 ``[sites]``."""
+        p = np.ones(len(forward))
+        known = ~np.isnan(forward)
+        p[known] = p_values(-self._forward, -forward[known])
+        return p
 
     def judge_round(
         self,
@@ -298,10 +321,11 @@ class Detector:
         """Return everything that judging takes, as one safetensors file with JSON in its header; nothing is pickled."""
         arrays = {
             "middle": self._middle, "spread": self._spread, "simulated": self._simulated, "accepted": self._accepted,
+            "forward": self._forward,
         }  # fmt: skip
         tensors = {name: from_numpy(array.copy()) for name, array in arrays.items()}
         tensors |= {f"learned.{name}": tensor for name, tensor in self._learned.items()}
-        return _sealed(tensors, {"format": _FORMAT, "kind": self.kind, "seed": self.seed, "features": _NAMES})
+        return write_tensors(tensors, {"format": _FORMAT, "kind": self.kind, "seed": self.seed, "features": _NAMES})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Detector:
@@ -310,7 +334,14 @@ class Detector:
         Raises:
             DetectorError: A byte of it is not as it was written, or it was written for other features.
         """
-        tensors, about = _opened(data)
+        read = read_tensors(data)
+        if read is None:
+            raise DetectorError(
+                "the detector's file is damaged",
+                got=f"{len(data)} bytes",
+                advice="It is of no use: let the detector learn again from simulated rounds.",
+            )
+        tensors, about = read
         if about.get("format") != _FORMAT or about.get("features") != _NAMES:
             raise DetectorError(
                 "the detector was written for other features", advice="Let it learn again from simulated rounds."
@@ -319,7 +350,7 @@ class Detector:
         learned = {n.removeprefix("learned."): t for n, t in tensors.items() if n.startswith("learned.")}
         return cls(
             cast(Kind, about["kind"]), int(about["seed"]), arrays["middle"], arrays["spread"], arrays["simulated"],
-            arrays["accepted"], learned,
+            arrays["accepted"], arrays["forward"], learned,
         )  # fmt: skip
 
     @cached_property
@@ -336,8 +367,10 @@ class Detector:
             return np.array([float(self._model.decision_function(row[None])[0]) for row in rows])
         return np.asarray(self._model.decision_function(rows), np.float64)
 
-    def _reasons(self, row: Array) -> tuple[Reason, ...]:
+    def _reasons(self, row: Array, *, against: bool) -> tuple[Reason, ...]:
         """Return the features that would make an update strangest if each were all that is odd about it.
+
+        Where an update goes against the last rounds, that comes first.
 
         Each is tried alone, the others in their middle: features that hang together would hide each other otherwise.
         """
@@ -346,6 +379,7 @@ class Detector:
         np.fill_diagonal(trials, scaled)
         scores = self._scored(trials)
         rise = scores[:-1] - scores[-1]
+        rise[_FORWARD] = np.inf if against else rise[_FORWARD]
         strongest = [i for i in np.argsort(-rise, kind="stable")[:REASONS].tolist() if rise[i] > 0]
         return tuple(
             Reason(FEATURES[i].name, FEATURES[i].high if scaled[i] > 0 else FEATURES[i].low, float(row[i]))
@@ -393,28 +427,3 @@ def _made(kind: Kind, seed: int, rows: int) -> BaseDetector:
             return PCA(n_components=0.9, svd_solver="full", random_state=seed)
         case _:
             raise DetectorError("there is no such detector", got=kind, expected=" or ".join(get_args(Kind)))
-
-
-def _sealed(tensors: dict[str, Tensor], about: dict[str, object]) -> bytes:
-    text = json.dumps(about, sort_keys=True)
-    digest = hashlib.sha256(text.encode() + save(tensors)).hexdigest()
-    # One entry: safetensors writes several in an order that differs from time to time.
-    return bytes(save(tensors, {"bottega": json.dumps({"about": about, "sha256": digest}, sort_keys=True)}))
-
-
-def _opened(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and JSON of what :func:`_sealed` wrote: written again, it must be the same bytes."""
-    try:
-        tensors = load(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        about = json.loads(header["__metadata__"]["bottega"])["about"]
-        same = _sealed(tensors, about) == data
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        same = False
-    if not same:
-        raise DetectorError(
-            "the detector's file is damaged",
-            got=f"{len(data)} bytes",
-            advice="It is of no use: let the detector learn again from simulated rounds.",
-        )
-    return tensors, about

@@ -24,6 +24,11 @@ Home = Annotated[Path, typer.Option(help="The server's home folder, or an operat
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Run = Annotated[str, typer.Argument(help="A run's id.")]
 
+_UNREHEARSED = (
+    "without a rehearsal the detector cannot judge; copies and outsized updates are rejected all the same.\n"
+    "make one: bottega run rehearse SETTINGS --sites N, then start with --rehearsal FILE"
+)
+
 LOOK_S = 1.0
 """How often `watch` looks."""
 
@@ -40,6 +45,9 @@ def start_run(
     plan: Annotated[
         bool, typer.Option("--plan", help="Print what each site would be asked, and start nothing.")
     ] = False,
+    rehearsal: Annotated[
+        Path | None, typer.Option(help="What its detector learns honest updates from: `bottega run rehearse`.")
+    ] = None,
     resume: Annotated[str | None, typer.Option(help="Go on with this run after its last closed round.")] = None,
     json_: Json = False,
 ) -> None:
@@ -59,7 +67,12 @@ def start_run(
     if plan:
         _show_plan(order, json_)
         return
-    _started(office.start_run(sign_order(order, office.operator)), home, json_)
+    from server.rehearsals import rehearsal_for
+
+    rehearsed = rehearsal_for(order, rehearsal)
+    if told.detector and not rehearsed:
+        typer.echo(_UNREHEARSED, err=True)
+    _started(office.start_run(sign_order(order, office.operator), rehearsed), home, json_)
 
 
 @run_app.command("list")
@@ -92,7 +105,7 @@ def show_run(run: Run, home: Home = Path("server"), json_: Json = False) -> None
         return
     console = Console(highlight=False)
     console.print(_heading(shown.run))
-    table = _table("round", "work", "outcome", "admitted", "refused")
+    table = _table("round", "work", "outcome", "admitted", "refused", "detector")
     for row in shown.rounds:
         table.add_row(*_cells(row))
     console.print(table)
@@ -204,7 +217,7 @@ def _heading(row: pb.RunRow) -> str:
 def _cells(row: pb.RoundRow) -> list[str]:
     refused = ", ".join(f"{v.site} ({v.check})" for v in row.verdicts if not v.admitted)
     admitted = f"{sum(v.admitted for v in row.verdicts)}/{row.asked}"
-    return [str(row.round), row.work, row.outcome, admitted, refused or "none"]
+    return [str(row.round), row.work, row.outcome, admitted, refused or "none", row.detector]
 
 
 def _facts(row: pb.RunRow) -> dict[str, object]:
@@ -219,7 +232,8 @@ def _round_facts(row: pb.RoundRow) -> dict[str, object]:
     return {
         "round": row.round, "work": row.work, "outcome": row.outcome, "asked": row.asked,
         "opened_at_ms": row.opened_at_ms, "closed_at_ms": row.closed_at_ms or None,
-        "adapter_digest": row.adapter_digest or None, "verdicts": [_verdict_facts(v) for v in row.verdicts],
+        "adapter_digest": row.adapter_digest or None, "detector": row.detector or None,
+        "verdicts": [_verdict_facts(v) for v in row.verdicts],
     }  # fmt: skip
 
 

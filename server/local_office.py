@@ -64,9 +64,9 @@ class LocalOffice:
         member = self._desk.revoke(role, name, reason)
         return pb.MemberRow(spiffe_id=str(member.id), status=member.status, reason=reason)
 
-    def start_run(self, order: bytes) -> pb.RunRow:
-        """Start the run of a signed order."""
-        return self._runs.start(order, self.operator.id)
+    def start_run(self, order: bytes, rehearsal: bytes = b"") -> pb.RunRow:
+        """Start the run of a signed order, with what its detector begins with."""
+        return self._runs.start(order, self.operator.id, rehearsal)
 
     def resume_run(self, run: str) -> pb.RunRow:
         """Go on with a run after its last closed round."""

@@ -45,8 +45,8 @@ class Office(Protocol):
     def revoke(self, role: Role, name: str, reason: str) -> pb.MemberRow:
         """End somebody's membership."""
 
-    def start_run(self, order: bytes) -> pb.RunRow:
-        """Start the run of a signed order."""
+    def start_run(self, order: bytes, rehearsal: bytes = b"") -> pb.RunRow:
+        """Start the run of a signed order, with what its detector begins with."""
 
     def resume_run(self, run: str) -> pb.RunRow:
         """Go on with a run after its last closed round."""

@@ -17,6 +17,7 @@ from security.run_order import RunOrder, sign_order
 from server.house import open_house
 from server.operating import load_operator
 from server.ports import read_ports
+from server.rehearsals import rehearsal_for
 from server.run_desk import RunDesk
 
 
@@ -56,10 +57,12 @@ def plan_run(settings: RunSettings, operator: SpiffeId, roster: Roster, sites: S
 def start_run(home: ServerHome, settings: RunSettings, sites: Sequence[str] | None = None) -> str:
     """Order a run as the operator who lives in the server's home, and submit it; return its id.
 
+    Its detector begins with the rehearsal that came with bottega, if there is one of such a run.
+
     Raises:
         BottegaError: As :func:`plan_run` and :meth:`~server.run_desk.RunDesk.start`.
     """
     read_ports(home)  # before the base is loaded: without a server there is nobody to submit it to
     operator = load_operator(home.operator).identity
     order = plan_run(settings, operator.id, open_house(home).roster, sites)
-    return RunDesk(home).start(sign_order(order, operator), operator.id).run
+    return RunDesk(home).start(sign_order(order, operator), operator.id, rehearsal_for(order)).run

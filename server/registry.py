@@ -127,7 +127,7 @@ class RegistryService(rpc.RegistryServicer):
 
     def StartRun(self, request: pb.StartRunCall, context: grpc.ServicerContext) -> pb.RunRow:  # noqa: N802
         """Start the run of an order that the caller signed."""
-        return self._runs.start(request.order, caller(context))
+        return self._runs.start(request.order, caller(context), request.rehearsal)
 
     def ResumeRun(self, request: pb.RunCall, context: grpc.ServicerContext) -> pb.RunRow:  # noqa: ARG002, N802
         """Go on with a run."""

@@ -67,10 +67,10 @@ class RemoteOffice:
         with self._registry() as stub:
             return stub.Revoke(pb.DecideCall(role=role, name=name, reason=reason), timeout=CALL_S)
 
-    def start_run(self, order: bytes) -> pb.RunRow:
-        """Start the run of a signed order."""
+    def start_run(self, order: bytes, rehearsal: bytes = b"") -> pb.RunRow:
+        """Start the run of a signed order, with what its detector begins with."""
         with self._registry() as stub:
-            return stub.StartRun(pb.StartRunCall(order=order), timeout=CALL_S)
+            return stub.StartRun(pb.StartRunCall(order=order, rehearsal=rehearsal), timeout=CALL_S)
 
     def resume_run(self, run: str) -> pb.RunRow:
         """Go on with a run after its last closed round."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common.adapter_schema import AdapterSchema, join
+from common.adapter_schema import Adapter, AdapterSchema, join
 from common.adapters import pack
 from common.courier_records import from_envelope, to_envelope
 from common.errors import BottegaError, RunError
@@ -31,12 +34,15 @@ from security.replay import NonceBook
 from security.run_order import RunOrder
 from server.aggregation import Round, aggregate
 from server.house import House
+from server.judging import REMEMBERED, JudgingFiles, Sitting, import_ahead
 from server.pulling import POLL_S, Pulls, Unreadable
 from server.spool import Spool
+from server.start import fresh_state
 from server.state import RunState, RunStates
 from server.store import Store, Verdict
 
 if TYPE_CHECKING:
+    from security.judgement import Judgement
     from server.site_privacy import SiteMechanism
 
 log = logging.getLogger("bottega.rounds")
@@ -82,6 +88,11 @@ class Run:
         return RunStates(self.house.home, self.id, self.house.keys.vault)
 
     @property
+    def judging_files(self) -> JudgingFiles:
+        """What its detector knows."""
+        return JudgingFiles(self.house.home.run(self.id), self.id, self.house.keys.vault)
+
+    @property
     def sites(self) -> dict[bytes, Peer]:
         """The sites that the order asks and that are active now, by the public key of their SuperNode."""
         return {key: site for key, site in self.house.sites.items() if site.id.name in self.order.sites}
@@ -110,6 +121,9 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._nonces = NonceBook(ANSWER_LIFE_MS)
         self._asked: dict[int, Asked] = {}
         self._admitted_now: dict[str, Terms] = {}
+        self._adapters = deque(_latest(run, state, first), REMEMBERED + 1)
+        self._judging = run.judging_files.judging(run.settings.detector) if run.settings.detector else None
+        self._sitting: Sitting | None = None
         self._spool = Spool(run.house.home.spool(run.id, first))
         self._opened = 0.0
 
@@ -133,6 +147,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         """
         self.summary()
         settings = self._run.settings
+        if self._judging:
+            import_ahead()
         for number in range(self._first, settings.rounds + 1):
             tasks = list(self.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
             self.aggregate_train(number, self._answers(grid, tasks))
@@ -165,29 +181,60 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self, server_round: int, replies: Iterable[Message | Unreadable]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Admit and spool replies as they come, then aggregate and close the round."""
-        admitted = self._still_members(server_round, self._judged(server_round, replies))
+        admitted = self._still_members(server_round, self._let_in(server_round, replies))
+        judgement = self._judgement(server_round, admitted)
+        shares = {site: judgement.findings[site].scale if judgement else 1.0 for site in admitted}
+        shares = {site: share for site, share in shares.items() if share}
         run = self._run
-        if len(admitted) < run.settings.quorum:
-            log.warning(
-                "round %d: %d admitted, quorum is %d: the adapter stays",
-                server_round,
-                len(admitted),
-                run.settings.quorum,
-            )
+        if why := self._why_not(shares, judgement):
+            log.warning("round %d: %s: the adapter stays", server_round, why)
             outcome = "kept"
         else:
-            self._state = aggregate(self._round(server_round, len(admitted)), self._state, self._reopened(admitted))
-            self._account(server_round, admitted)
+            updates = self._reopened({site: admitted[site] for site in shares}, shares)
+            self._state = aggregate(self._round(server_round, len(shares)), self._state, updates)
+            self._account(server_round, shares)
             outcome = "aggregated"
         digest = run.states.save(server_round, self._state)
+        self._adapters.append(self._state.adapter)
+        if self._judging and judgement and outcome == "aggregated":
+            run.judging_files.keep(self._judging.learn(server_round, judgement))
         run.store.close_round(run.id, server_round, outcome, digest)
         self._spool.clear()
-        log.info("round %d: %s, %d admitted", server_round, outcome, len(admitted))
+        log.info("round %d: %s, %d averaged of %d admitted", server_round, outcome, len(shares), len(admitted))
         return None, None
+
+    def _judgement(self, number: int, admitted: Collection[str]) -> Judgement | None:
+        """Hold the admitted updates against each other and record what comes of it; None of a run without."""
+        if not self._judging or not self._sitting:
+            return None
+        judgement = self._judging.judge(self._sitting, admitted)
+        store, run = self._run.store, self._run.id
+        known = {verdict.site: verdict for verdict in store.verdicts(run, number)}
+        found = [finding for finding in judgement.findings.values() if finding.words]
+        for finding in found:
+            log.warning("round %d: %s by check %d: %s", number, finding.outcome, finding.check, finding.words)
+        changed = [
+            replace(known[f.site], admitted=not f.rejected, number=int(f.check), check=f.check.slug, reason=f.words)
+            for f in found
+        ]
+        store.judged(run, number, changed, judgement.unsure)
+        for finding in judgement.findings.values():
+            if not math.isnan(finding.p_value):
+                store.note(run, number, finding.site, {"p_value": finding.p_value})
+        return judgement
+
+    def _why_not(self, shares: Mapping[str, float], judgement: Judgement | None) -> str:
+        """Return why the adapter stays as it is; empty when the round is aggregated."""
+        settings = self._run.settings
+        if len(shares) < settings.quorum:
+            return f"{len(shares)} can be averaged, quorum is {settings.quorum}"
+        if judgement and judgement.unsure and settings.detector and settings.detector.unsure == "wait":
+            return f"the detector cannot judge: {judgement.unsure}"
+        return ""
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message | Unreadable]) -> MetricRecord | None:
         """Record what sites say of the adapter and close the round."""
-        self._judged(server_round, replies)
+        self._let_in(server_round, replies)
         self._run.store.close_round(self._run.id, server_round, "measured", None)
         self._spool.clear()
         return None
@@ -214,6 +261,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._spool = Spool(run.house.home.spool(run.id, number))
         self._spool.clear()  # what a crash left of an earlier try at this round
         self._asked = {}
+        judged = self._judging and work == pb.WORK_TRAIN
+        self._sitting = Sitting.open(number, self._adapters, settings.lora.trained) if judged else None
         body = self._sealed_adapter()
         for node, site in sites.items():
             manifest = pb.Task(work=work, order=run.signed, told=run.store.budget(site.id.name)).SerializeToString()
@@ -281,7 +330,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
                     took = time.monotonic() - began
                     closes = min(closes, began + took + max(GRACE_S, settings.patience * took))
 
-    def _judged(self, number: int, replies: Iterable[Message | Unreadable]) -> dict[str, Terms]:
+    def _let_in(self, number: int, replies: Iterable[Message | Unreadable]) -> dict[str, Terms]:
         """Admit and spool each reply; return the terms of the admitted sites by name."""
         admitted = self._admitted_now = dict[str, Terms]()
         silent = dict(self._asked)
@@ -299,6 +348,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             except Refused as why:
                 self._record(number, site, why)
                 continue
+            if self._sitting:
+                self._sitting.see(update)
             admitted[site] = asked.terms
             verdict = Verdict(site, True, 0, Check.ADMITTED.slug, "", update.examples, update.norm, update.digest)
             self._run.store.record(self._run.id, number, verdict, {**update.metrics, "seconds": update.seconds})
@@ -344,11 +395,20 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         log.warning("round %d: %s refused by check %d (%s): %s", number, site, why.check, why.check.slug, why)
         self._run.store.record(self._run.id, number, _refusal(site, why), {})
 
-    def _reopened(self, admitted: dict[str, Terms]) -> Iterator[AdmittedUpdate]:
-        """Yield the admitted updates by site name, each opened from the spool only when it is its turn."""
+    def _reopened(self, admitted: dict[str, Terms], shares: Mapping[str, float]) -> Iterator[AdmittedUpdate]:
+        """Yield updates by site name, each opened from the spool when it is its turn, and cut down to its share."""
         for site in sorted(admitted):
             letter, body = self._spool.take(site)
-            yield admit(letter, body, admitted[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
+            update = admit(letter, body, admitted[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
+            yield update if shares[site] == 1.0 else replace(update, delta=update.delta * np.float32(shares[site]))
+
+
+def _latest(run: Run, state: RunState, first: int) -> list[Adapter]:
+    """Return what the last rounds before one ended with, the latest last."""
+    earliest = max(0, first - 1 - REMEMBERED)
+    fresh = [fresh_state(run.schema, run.settings).adapter] if not earliest and first > 1 else []
+    closed = [run.states.load(number, run.schema).adapter for number in range(max(1, earliest), first - 1)]
+    return [*fresh, *closed, state.adapter]
 
 
 def _protection(order: RunOrder) -> SiteMechanism | None:

@@ -57,8 +57,13 @@ def _round_row(store: Store, run: str, row: RoundRow) -> pb.RoundRow:
         opened_at_ms=_ms(row.opened_at),
         closed_at_ms=_ms(row.closed_at),
         adapter_digest=row.adapter_digest or "",
+        detector=_heard(store.unsure(run, row.round)),
         verdicts=[_verdict_row(v, metrics.get(v.site, {})) for v in store.verdicts(run, row.round)],
     )
+
+
+def _heard(unsure: str | None) -> str:
+    return "" if unsure is None else unsure or "judged"
 
 
 def _verdict_row(verdict: Verdict, metrics: dict[str, float]) -> pb.VerdictRow:

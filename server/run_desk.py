@@ -11,6 +11,7 @@ from security.names import SpiffeId
 from security.run_order import OrderError, open_order
 from server.bundle import run_status, stop_run, submit_run
 from server.house import open_house
+from server.judging import JudgingFiles
 from server.ports import read_ports
 from server.rows import run_row, shown_run
 from server.store import Store
@@ -26,16 +27,18 @@ class RunDesk:
     def __init__(self, home: ServerHome) -> None:
         self._home = home
 
-    def start(self, signed: bytes, caller: SpiffeId) -> pb.RunRow:
+    def start(self, signed: bytes, caller: SpiffeId, rehearsal: bytes = b"") -> pb.RunRow:
         """Keep a signed order and submit its run.
 
         Args:
             signed: The order.
             caller: Who brings it.
+            rehearsal: What its detector begins with (:mod:`security.rehearsal`); empty without.
 
         Raises:
             OrderError: It is not signed by an active operator, or brought by another.
             RunError: There is a run of that id.
+            VaultError: The rehearsal cannot be kept.
             ProcessError: The server does not run, or Flower refuses the run.
         """
         house = open_house(self._home)
@@ -47,6 +50,8 @@ class RunDesk:
         with Store(self._home.database) as store:
             if any(row.run == order.run for row in store.runs()):
                 raise RunError("there is a run of this id", got=order.run, advice="Each run has an id of its own.")
+            if rehearsal:
+                JudgingFiles(self._home.run(order.run), order.run, house.keys.vault).keep_rehearsal(rehearsal)
             store.start_run(order.run, signed)
             return _submitted(store, control, order.run)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS releases (
     run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, digest TEXT NOT NULL, despite TEXT NOT NULL,
     released_at REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS judgements (
+    run TEXT NOT NULL, round INTEGER NOT NULL, unsure TEXT NOT NULL, PRIMARY KEY (run, round)
+) STRICT;
 CREATE TABLE IF NOT EXISTS budgets (site TEXT PRIMARY KEY, entries INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
 """
 
@@ -43,8 +46,8 @@ class Verdict:
     """What the server decided about one site's answer in one round.
 
     Attributes:
-        number: The number of the check that decided; 0 when the update was admitted.
-        check: That check's name; ``admitted`` when it was.
+        number: The number of the check that decided; 0 when the update was admitted as it came.
+        check: That check's name; ``admitted`` when it was. An update that was admitted by check ``size`` was cut down.
         examples: What the site reported, before capping.
         norm: L2 norm of the update.
         digest: SHA-256 (hex) of the sealed body as received.
@@ -138,7 +141,7 @@ class Store(Database):
     def open_round(self, run: str, number: int, work: str, asked: int) -> None:
         """Record that a round begins; what an earlier try at the same round left is forgotten."""
         with self._write() as db:
-            for table in ("verdicts", "metrics", "rounds"):
+            for table in ("verdicts", "metrics", "judgements", "rounds"):
                 db.execute(f"DELETE FROM {table} WHERE run=? AND round=?", (run, number))  # noqa: S608 (our own names)
             db.execute(
                 "INSERT INTO rounds (run, round, work, opened_at, asked) VALUES (?, ?, ?, ?, ?)",
@@ -180,6 +183,20 @@ class Store(Database):
                 (int(verdict.admitted), verdict.number, verdict.check, verdict.reason, run, number, verdict.site),
             )
             db.execute("DELETE FROM metrics WHERE run=? AND round=? AND site=?", (run, number, verdict.site))
+
+    def judged(self, run: str, number: int, verdicts: Iterable[Verdict], unsure: str) -> None:
+        """Record what a round's judgement changed, and why the detector did not judge; what sites reported stays."""
+        with self._write() as db:
+            db.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?, ?)", (run, number, unsure))
+            db.executemany(
+                'UPDATE verdicts SET admitted=?, number=?, "check"=?, reason=? WHERE run=? AND round=? AND site=?',
+                [(int(v.admitted), v.number, v.check, v.reason, run, number, v.site) for v in verdicts],
+            )
+
+    def unsure(self, run: str, number: int) -> str | None:
+        """Return why the detector did not judge a round; empty when it did, None when it was not asked."""
+        rows = self._read("SELECT unsure FROM judgements WHERE run=? AND round=?", run, number)
+        return str(rows[0][0]) if rows else None
 
     def close_round(self, run: str, number: int, outcome: str, adapter_digest: str | None) -> None:
         """Record that a round ended."""

@@ -441,16 +441,20 @@ class StartRunCall(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ORDER_FIELD_NUMBER: _builtins.int
+    REHEARSAL_FIELD_NUMBER: _builtins.int
     order: _builtins.bytes
     """a serialised SignedRunOrder, exact bytes"""
+    rehearsal: _builtins.bytes
+    """what its detector begins with; empty without"""
     def __init__(
         self,
         *,
         order: _builtins.bytes = ...,
+        rehearsal: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "rehearsal", b"rehearsal"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,6 +642,7 @@ class RoundRow(_message.Message):
     CLOSED_AT_MS_FIELD_NUMBER: _builtins.int
     ADAPTER_DIGEST_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
+    DETECTOR_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     work: _builtins.str
     """train or evaluate"""
@@ -649,6 +654,8 @@ class RoundRow(_message.Message):
     """0: not yet"""
     adapter_digest: _builtins.str
     """SHA-256, hex"""
+    detector: _builtins.str
+    """judged, or why it could not; empty when it was not asked"""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerdictRow]: ...
     def __init__(
@@ -662,10 +669,11 @@ class RoundRow(_message.Message):
         closed_at_ms: _builtins.int = ...,
         adapter_digest: _builtins.str = ...,
         verdicts: _abc.Iterable[Global___VerdictRow] | None = ...,
+        detector: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "asked", b"asked", "closed_at_ms", b"closed_at_ms", "opened_at_ms", b"opened_at_ms", "outcome", b"outcome", "round", b"round", "verdicts", b"verdicts", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_digest", b"adapter_digest", "asked", b"asked", "closed_at_ms", b"closed_at_ms", "detector", b"detector", "opened_at_ms", b"opened_at_ms", "outcome", b"outcome", "round", b"round", "verdicts", b"verdicts", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

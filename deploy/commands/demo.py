@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common.errors import RunError
 from common.settings import EMBEDDED_BASE, RunSettings, parse
 
 DEFAULT_HOME = Path("bottega-demo")
+
+POISON = "vandal=scaling"
+"""Who is hostile in the default demo, and how."""
 
 
 def demo(
@@ -31,22 +36,32 @@ def demo(
     base: Annotated[
         str, typer.Option(help="'embedded', a diffusers folder, or owner/name@commit on the hub.")
     ] = EMBEDDED_BASE,
+    poison: Annotated[
+        list[str] | None,
+        typer.Option(help="SITE=ATTACK: a site, or one more, that sends poisoned updates; 'none' for none at all."),
+    ] = None,
+    undefended: Annotated[
+        bool, typer.Option("--undefended", help="Let everything be averaged, to see what that does.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object at the end and nothing else.")] = False,
     keep: Annotated[bool, typer.Option(help="Keep keys, homes and logs of the throw-away federation.")] = False,
 ) -> None:
     """Run a whole federation on this machine: a server, four studios, real processes, sealed updates, a report.
 
-    Each studio trains on its own drawings, in a style that the base model has never seen. Takes a few minutes.
+    Each studio trains on its own drawings, in a style that the base model has never seen. A fifth site sends poisoned
+    updates, and is caught at it. Takes a few minutes.
     """
     from deploy.demo import DemoSettings, run_demo
     from deploy.progress import Progress
 
     logging.getLogger("bottega").setLevel(logging.WARNING)
     run = parse(RunSettings, demo_run(rounds, seed, base, sites, epsilon), "the demo's run")
+    run = _undefended(run) if undefended else run
+    poisoned = poison_of(poison, alone=sites is not None or data is not None)
     console = Console(stderr=True)
     try:
         with Progress(console, quiet=json_) as progress:
-            result = run_demo(DemoSettings(home, data, sites, seed, run, keep), progress)
+            result = run_demo(DemoSettings(home, data, sites, seed, run, keep, poisoned), progress)
     except KeyboardInterrupt:
         console.print("stopped; every process of the demo has ended")
         raise typer.Exit(130) from None
@@ -54,6 +69,28 @@ def demo(
         typer.echo(json.dumps(result))
         return
     _summary(Console(), result)
+
+
+def poison_of(asked: list[str] | None, *, alone: bool) -> dict[str, str]:
+    """Return which sites are hostile, ``{site: attack}``.
+
+    Args:
+        asked: As on the command line.
+        alone: Whether the studios are somebody's own choice: then nobody is added unasked.
+
+    Raises:
+        RunError: A word is not of the form SITE=ATTACK.
+    """
+    words = asked if asked is not None else [] if alone else [POISON]
+    found: dict[str, str] = {}
+    for word in words:
+        site, equals, attack = word.partition("=")
+        if word == "none":
+            continue
+        if not equals or not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", site):
+            raise RunError("this names no hostile site", got=word[:80], expected=f"SITE=ATTACK, such as {POISON}")
+        found[site] = attack
+    return found
 
 
 def demo_run(rounds: int, seed: int, base: str, sites: int | None, epsilon: float = 8.0) -> dict[str, object]:
@@ -67,6 +104,12 @@ def demo_run(rounds: int, seed: int, base: str, sites: int | None, epsilon: floa
         "training": {"steps": 12, "learning_rate": 5e-3},
         "aggregation": {"momentum": 0.3},
     }
+
+
+def _undefended(run: RunSettings) -> RunSettings:
+    """Return settings by which everything is averaged that has the right shape."""
+    anything = run.aggregation.model_copy(update={"norm_bound": 1e9})
+    return run.model_copy(update={"detector": False, "aggregation": anything})
 
 
 DEMO_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "conv1", "conv2")

@@ -83,7 +83,7 @@ class Frame:
             raise DetectorError("too few numbers are to be sampled", got=sampled, expected=f"at least {len(modules)}")
         self._start, self._part = start, part
         chance = np.random.default_rng(seed)
-        self._spans = _spans(self.schema, part)
+        self._spans = spans(self.schema, part)
         self._places, self.sampled_of = _places(self._spans, sampled, chance)
         self._signs = [
             chance.choice(np.array([-1.0, 1.0], np.float32), math.ceil((stop - begin) / BUCKETS))
@@ -175,7 +175,7 @@ class Frame:
         return float(np.average(tops, weights=weights)), float(np.average(ranks, weights=weights))
 
 
-def _spans(schema: AdapterSchema, part: Part) -> list[tuple[int, int]]:
+def spans(schema: AdapterSchema, part: Part) -> list[tuple[int, int]]:
     """Return where each layer's coordinates begin and stop: they lie as cores do, or else as B's numbers do."""
     stops = np.cumsum([spec.numel for spec in schema.specs("core" if part == "core" else "B")]).tolist()
     return list(zip([0, *stops[:-1]], stops, strict=True))
@@ -245,4 +245,4 @@ def _wide(a: Flat) -> Flat:
     return a.reshape(a.shape[0], -1)
 
 
-__all__ = ["BLOCKS", "BUCKETS", "SAMPLED", "Frame", "Imprint"]
+__all__ = ["BLOCKS", "BUCKETS", "SAMPLED", "Frame", "Imprint", "Part", "spans"]

@@ -145,7 +145,7 @@ def test_ctrl_c_ends_everything_and_the_next_demo_starts_afresh(tmp_path: Path) 
     with running("demo", "--home", "d", "--sites", "2", "--rounds", "50", cwd=tmp_path) as process:
         assert wait_until(lambda: len(processes_of(home)) >= 3, 90), (tmp_path / "out.log").read_text()
         process.send_signal(signal.SIGINT)
-        assert process.wait(40) == 130
+        assert process.wait(120) == 130
     assert wait_until(lambda: processes_of(home) == [], 10), processes_of(home)
     said = (tmp_path / "out.log").read_text()
     assert "Traceback" not in said

@@ -66,6 +66,7 @@ SETTINGS = RunSettings(
     gather_s=1.0,
     lora=LoraSettings(rank=2),
     aggregation=AggregationSettings(norm_bound=10.0),
+    detector=False,
 )
 
 

@@ -361,7 +361,7 @@ def test_the_updates_of_a_real_federation_have_features(base: Base) -> None:
     settings = RunSettings(privacy=False, rounds=1, training=TrainingSettings(steps=2, batch=2))
     simulation = Simulation(base, sites, settings)
     frame = Frame(simulation.state.adapter, "B", seed=3)
-    updates = {update.site: update for update in simulation._updates(1)}
+    updates = {update.site: update for update in simulation.updates(1)}
     of = features_of({site: frame.imprint(u.delta, u.examples) for site, u in updates.items()}, frame)
     missing = {FEATURES[i].name for i in np.flatnonzero(np.isnan(of.values).any(axis=0))}
     assert missing == {f.name for f in FEATURES if f.name.startswith(("past.", "noise."))}

@@ -69,7 +69,7 @@ def test_the_noise_is_normal_with_the_deviation_that_is_accounted() -> None:
 
 
 def test_a_run_keeps_to_its_epsilon_and_who_came_seldom_spent_less() -> None:
-    asked = RunSettings(rounds=5, site_privacy=SitePrivacySettings(epsilon=3.0, delta=1e-4))
+    asked = RunSettings(rounds=5, detector=False, site_privacy=SitePrivacySettings(epsilon=3.0, delta=1e-4))
     found = mechanism_of(asked, SITES, SeededNoise(0))
     assert found is not None
     spent = [found.spent(rounds, 1e-4) for rounds in range(6)]

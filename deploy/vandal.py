@@ -1,0 +1,102 @@
+"""A hostile studio for demos: ``python -m deploy.vandal ATTACK --home HOME``.
+
+It does what a hostile studio would do: it changes its own copy of the program. It is an ordinary site in everything
+else, with keys and drawings of its own; it trains as it is told, and then sends something else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from client import workplace
+from client.serving import run_site
+from client.settings import SiteSettings
+from client.work import Answer, Bench, Job
+from client.workplace import Workplace
+from common.adapters import pack, unpack
+from common.errors import RunError
+from common.logs import set_up_logs
+from common.paths import SiteHome
+from common.proto import bottega_pb2 as pb
+from common.quantise import Flat
+from deploy.zoo import WIRE, Attack, View
+from security.features.imprint import spans
+from security.run_order import RunOrder
+
+ATTACKS: Mapping[str, Attack] = MappingProxyType(
+    {
+        name: WIRE[name]
+        for name in (
+            "sign-flip", "sign-flip-3", "scaling", "scaling-1.5", "gaussian", "free-rider-zero", "free-rider-noise",
+        )
+    }
+)  # fmt: skip
+"""Those of the zoo that one site can make alone: the others need to know what everybody else sends."""
+
+
+def attack_named(name: str) -> Attack:
+    """Return an attack that one site can make alone.
+
+    Raises:
+        RunError: There is none of that name.
+    """
+    if name not in ATTACKS:
+        raise RunError("there is no such attack", got=name, expected=", ".join(sorted(ATTACKS)))
+    return ATTACKS[name]
+
+
+class HostileBench(Bench):
+    """A bench that does the work and sends something else.
+
+    Args:
+        honest: Does the work.
+        attack: Makes what is sent of it.
+    """
+
+    def __init__(self, honest: Bench, attack: Attack) -> None:
+        self._honest, self._attack = honest, attack
+        self._chance = np.random.default_rng()
+        self.doing = "waiting"
+
+    def check(self, order: RunOrder) -> None:
+        """Pass what the honest bench passes."""
+        self._honest.check(order)
+
+    def answer(self, job: Job, open_body: Callable[[], memoryview]) -> Answer:
+        """Do a job, and change the update that comes of it."""
+        done = self._honest.answer(job, open_body)
+        if job.work != pb.WORK_TRAIN:
+            return done
+        order = job.order
+        part, encoding = order.settings.lora.trained, order.settings.encoding
+        own = unpack(done.body, order.schema, part)[None]
+        nobody: Flat = np.empty((0, own.shape[1]), np.float32)
+        sent = self._attack(View(job.number, own, nobody, (), None, self._chance, spans(order.schema, part)))
+        return replace(done, body=pack(sent[0], order.schema, part, encoding, job.number))
+
+
+def main() -> None:
+    """Serve as a hostile site until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("attack", choices=sorted(ATTACKS))
+    parser.add_argument("--home", type=Path, required=True)
+    told = parser.parse_args()
+    honest = workplace.set_up
+
+    def set_up(home: SiteHome, settings: SiteSettings) -> Workplace:
+        place = honest(home, settings)
+        return replace(place, bench=HostileBench(place.bench, attack_named(told.attack)))
+
+    workplace.set_up = set_up
+    set_up_logs()
+    run_site(SiteHome(told.home), lambda _: None)
+
+
+if __name__ == "__main__":
+    main()
