@@ -58,19 +58,30 @@ def wait_until(what: Any, seconds: float) -> bool:  # noqa: ANN401
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Run one small demo for several tests to look at."""
+    """Run one small demo, with a site that does no work, for several tests to look at."""
     where = tmp_path_factory.mktemp("demo")
-    done = bottega("demo", "--home", "d", "--sites", "2", "--rounds", "2", "--keep", "--json", cwd=where)
+    words = ("--sites", "2", "--rounds", "2", "--poison", "idler=free-rider-zero", "--keep", "--json")
+    done = bottega("demo", "--home", "d", *words, cwd=where)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.strip().splitlines()
     assert len(lines) == 1, "with --json nothing else is printed"
     return where / "d", json.loads(lines[0])
 
 
-def test_every_update_of_every_round_is_admitted(demo: tuple[Path, dict[str, Any]]) -> None:
+def test_in_every_round_the_honest_are_averaged_and_who_did_no_work_is_not(demo: tuple[Path, dict[str, Any]]) -> None:
     rounds = demo[1]["rounds"]
-    assert [(r["round"], r["admitted"], r["refused"]) for r in rounds] == [(1, 2, []), (2, 2, [])]
+    idle = [{"site": "idler", "check": "copy", "reason": "the update of idler changes nothing"}]
+    assert [(r["round"], r["admitted"], r["refused"]) for r in rounds] == [(1, 2, idle), (2, 2, idle)]
     assert all(r["seconds"] > 0 for r in rounds)
+    page = Path(demo[1]["report"]).read_text(encoding="utf-8")
+    assert page.count("the update of idler changes nothing") == 2
+
+
+def test_the_report_says_that_rounds_of_so_few_are_not_judged_by_the_detector(
+    demo: tuple[Path, dict[str, Any]],
+) -> None:
+    assert {r["unsure"] for r in demo[1]["rounds"]} == {"there is no rehearsal of this run to know honest updates from"}
+    assert "In 2 of 2 rounds the detector itself could not judge" in Path(demo[1]["report"]).read_text("utf-8")
 
 
 def test_the_held_out_loss_falls_at_every_site(demo: tuple[Path, dict[str, Any]]) -> None:
@@ -86,7 +97,7 @@ def test_the_run_is_private_and_says_what_each_site_spent(demo: tuple[Path, dict
     assert (result["privacy"]["epsilon"], result["privacy"]["unit"]) == (8.0, "drawing")
     first, last = (result["rounds"][at]["epsilon"] for at in (0, 1))
     assert result["privacy"]["spent"] == last
-    assert last.keys() == set(result["sites"])
+    assert last.keys() == {*result["sites"], "idler"}
     assert all(0 < first[site] < last[site] <= 8.0 for site in last)
     assert "\u03b5" in Path(result["report"]).read_text(encoding="utf-8")
 
@@ -123,7 +134,7 @@ def test_nothing_but_ciphertext_reached_the_superlinks_disk(demo: tuple[Path, di
 def test_no_caption_or_file_name_is_in_any_log_or_in_the_servers_home(demo: tuple[Path, dict[str, Any]]) -> None:
     server = demo[0] / "server"
     logs = list(demo[0].rglob("*.log"))
-    assert len(logs) == 3  # the server's and two sites'; what Flower's processes say is in them
+    assert len(logs) == 4  # the server's and three sites'; what Flower's processes say is in them
     for file in [*logs, *(f for f in server.rglob("*") if f.is_file())]:
         content = file.read_bytes()
         for private in (b"blueprint", b"sanguine", b"0001.png", b"metadata.jsonl"):

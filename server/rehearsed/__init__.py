@@ -1,0 +1,1 @@
+"""Rehearsals that came with bottega; see README.md."""
