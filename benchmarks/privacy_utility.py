@@ -14,20 +14,22 @@ of a hundred pictures drawn by held-out captions.
 * *alone*: each site trains by itself at epsilon 8; together they must beat the best of them on everybody's drawings.
 
 Noise comes from fixed seeds, so that the figures can be made again. With --quick: one seed, epsilon 8 and 3 alone, no
-pictures. ``--picture FILE`` draws quality against epsilon.
+pictures. ``--picture FILE`` draws quality against epsilon. ``--cells FOLDER`` keeps what is measured, so that
+a run that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 
 import torch
 
+from benchmarks.cells import Cells
 from benchmarks.judged import Studio, drawn_fid, read_studios
 from benchmarks.reporting import Bar, finish, table
 from common.adapter_schema import Adapter
@@ -59,14 +61,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print only the last line")
     parser.add_argument("--quick", action="store_true", help="one seed, epsilon 8 and 3 alone, no pictures")
     parser.add_argument("--picture", type=Path, help="write quality against epsilon as an SVG")
+    parser.add_argument("--cells", type=Path, help="a folder for what is measured")
     args = parser.parse_args()
     torch.set_num_threads(1)
     base = load_base()
-    trial = Trial(base, read_studios(base, args.data), 0 if args.quick else PICTURES)
+    trial = Trial(base, read_studios(base, args.data), 0 if args.quick else PICTURES, Cells(args.cells))
     rows: dict[str, Row] = {}
     for row in _rows(trial, args.data, quick=args.quick):
         rows[row.name] = row
-        print(f"{row.name}: held-out loss {mean(row.losses):.4f}", file=sys.stderr, flush=True)
     kept = {name: [_kept(rows, loss) for loss in row.losses] for name, row in rows.items()}
     if not args.json:
         told = [
@@ -88,30 +90,40 @@ class Trial:
         base: The base.
         studios: Whose drawings are measured on, whoever trains.
         pictures: Drawn to be judged; 0 for none.
+        cells: What was measured before.
     """
 
     base: Base
     studios: Sequence[Studio]
     pictures: int
+    cells: Cells
 
     def start(self) -> Row:
         """Measure what every run starts from."""
         settings = RunSettings(lora=LORA, training=MEASURED)
-        adapter = fresh_state(attach_lora(self.base.unet, LORA), settings).adapter
-        return self._row("base", [(adapter, 0)], settings)
+        return self._row("base", (0,), settings, self._fresh)
 
     def run(self, name: str, settings: RunSettings, seeds: Sequence[int] = (0,), who: Sequence[Studio] = ()) -> Row:
         """Train with each seed and measure; everybody trains when it is not said who."""
         sites = [studio.site for studio in who or self.studios]
-        ends = [(Simulation(self.base, sites, settings.model_copy(update={"seed": s})).run(), s) for s in seeds]
-        return self._row(name, ends, settings)
+        return self._row(name, seeds, settings, lambda seeded: Simulation(self.base, sites, seeded).run())
 
-    def _row(self, name: str, ends: Sequence[tuple[Adapter, int]], settings: RunSettings) -> Row:
-        everybody = [studio.site for studio in self.studios]
-        lost = tuple(losses(self.base, adapter, everybody, settings)["mean"] for adapter, _ in ends)
-        if not self.pictures:
-            return Row(name, lost)
-        return Row(name, lost, tuple(drawn_fid(self.base, a, self.studios, self.pictures, seed) for a, seed in ends))
+    def _fresh(self, settings: RunSettings) -> Adapter:
+        return fresh_state(attach_lora(self.base.unet, LORA), settings).adapter
+
+    def _row(
+        self, name: str, seeds: Sequence[int], settings: RunSettings, made: Callable[[RunSettings], Adapter]
+    ) -> Row:
+        def measure(seed: int) -> Mapping[str, float]:
+            adapter = made(settings.model_copy(update={"seed": seed}))
+            loss = losses(self.base, adapter, [studio.site for studio in self.studios], settings)["mean"]
+            if not self.pictures:
+                return {"loss": loss}
+            return {"loss": loss, "fid": drawn_fid(self.base, adapter, self.studios, self.pictures, seed)}
+
+        found = [self.cells.cell(f"{name} {seed}", partial(measure, seed)) for seed in seeds]
+        measured = [facts for facts in found if facts]
+        return Row(name, tuple(facts["loss"] for facts in measured), tuple(f["fid"] for f in measured if "fid" in f))
 
 
 def _rows(trial: Trial, data: Path, *, quick: bool) -> Iterator[Row]:

@@ -30,7 +30,7 @@ from security.detector import Rows
 from security.envelope import Kind, seal_body, seal_letter
 from security.features.imprint import Part, spans
 from security.identity import Identity
-from security.judgement import judge
+from security.judgement import Judgement, judge
 from security.names import Role, SpiffeId
 from security.noise import SeededNoise
 from security.privacy_plan import planned_steps
@@ -46,6 +46,12 @@ from server.state import RunState
 FEDERATION = "simulation.bottega"
 RUN = "simulated"
 _HOUR_MS = 3_600_000
+
+Carried = Callable[[Mapping[str, Flat]], list[AdmittedUpdate]]
+"""Returns what the server admits of what all sites send."""
+
+Passing = Callable[[Mapping[str, Flat]], bool]
+"""Tells of what all sites send whether the server would let the hostile in whole."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +121,18 @@ class Simulation:
         seeds = [self._settings.seed * 1_000_003 + number * 1_009 + place for place in range(len(self._sites))]
         trained = [self._trained(site, seed) for site, seed in zip(self._sites, seeds, strict=True)]
         sent = {site.name: done.delta for site, (done, _) in zip(self._sites, trained, strict=True)}
+
+        def carried(deltas: Mapping[str, Flat]) -> list[AdmittedUpdate]:
+            return [
+                self._carried(site.name, number, deltas[site.name], self._told(site.name, said), seed)
+                for site, (_, said), seed in zip(self._sites, trained, seeds, strict=True)
+            ]
+
         if self._crowd:
-            sent = self._crowd.sent(number, sent, self.schema, self._settings.lora.trained, self._adapters)
-        return [
-            self._carried(site.name, number, sent[site.name], self._told(site.name, said), seed)
-            for site, (_, said), seed in zip(self._sites, trained, seeds, strict=True)
-        ]
+            part = self._settings.lora.trained
+            asked = self._passing(number, carried)
+            sent = self._crowd.sent(number, sent, self.schema, part, self._adapters, asked)
+        return carried(sent)
 
     def sitting(self, number: int, updates: Iterable[AdmittedUpdate]) -> Sitting:
         """Return a round's updates as the detector looks at them."""
@@ -140,17 +152,33 @@ class Simulation:
 
     def _judged(self, number: int, updates: Sequence[AdmittedUpdate]) -> list[AdmittedUpdate]:
         """Return what is averaged of a round's updates."""
-        settings, learning = self._settings.detector, self._learning
-        if not settings or learning is None:
+        if self._learning is None:
             return list(updates)
-        sitting = self.sitting(number, updates)
-        seen = sitting.of([update.site for update in updates])
-        judgement = judge(seen, sitting.frame, sitting.past, learning.measure(settings))
+        judgement = self._judgement(self._learning, number, updates)
         self.found[number] = {site: finding.outcome for site, finding in judgement.findings.items()}
         if judgement.accepted is not None:
-            learning.add(number, judgement.accepted)
+            self._learning.add(number, judgement.accepted)
         shares = {site: np.float32(finding.scale) for site, finding in judgement.findings.items()}
         return [replace(one, delta=one.delta * shares[one.site]) for one in updates if shares[one.site]]
+
+    def _judgement(self, learning: Learning, number: int, updates: Sequence[AdmittedUpdate]) -> Judgement:
+        if not self._settings.detector:
+            raise ValueError("a run without a detector is not judged")
+        sitting = self.sitting(number, updates)
+        seen = sitting.of([update.site for update in updates])
+        return judge(seen, sitting.frame, sitting.past, learning.measure(self._settings.detector))
+
+    def _passing(self, number: int, carried: Carried) -> Passing | None:
+        """Return what tells hostile sites whether all they send would be let in whole; None where nobody judges."""
+        learning, hostile = self._learning, self._hostile
+        if learning is None or hostile is None:
+            return None
+
+        def passing(sent: Mapping[str, Flat]) -> bool:
+            found = self._judgement(learning, number, carried(sent)).findings
+            return all(found[site].scale == 1.0 for site in hostile.sites)
+
+        return passing
 
     def _told(self, site: str, said: pb.Update) -> pb.Update:
         """Return what a site says of its update."""
@@ -210,10 +238,15 @@ class Crowd:
         self._last: Flat | None = None
 
     def sent(
-        self, number: int, honest: Mapping[str, Flat], schema: AdapterSchema, part: Part, adapters: Sequence[Adapter]
-    ) -> dict[str, Flat]:
+        self, number: int, honest: Mapping[str, Flat], schema: AdapterSchema, part: Part, adapters: Sequence[Adapter],
+        passing: Passing | None = None,
+    ) -> dict[str, Flat]:  # fmt: skip
         """Return what everybody sends: the hostile their attack, the others what they have learned."""
         bad = [site for site in honest if site in self._hostile.sites]
+
+        def passes(tried: Flat) -> bool:
+            return passing is None or passing({**honest, **dict(zip(bad, tried, strict=True))})
+
         view = View(
             number=number,
             own=np.stack([honest[site] for site in bad]),
@@ -222,6 +255,7 @@ class Crowd:
             last=self._last,
             chance=self._chance,
             spans=spans(schema, part),
+            passes=passes if passing else None,
         )
         self._last = self._hostile.attack(view)
         return {**honest, **dict(zip(bad, self._last, strict=True))}

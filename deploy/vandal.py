@@ -7,10 +7,9 @@ else, with keys and drawings of its own; it trains as it is told, and then sends
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 
@@ -25,19 +24,9 @@ from common.logs import set_up_logs
 from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
 from common.quantise import Flat
-from deploy.zoo import WIRE, Attack, View
+from deploy.zoo import ALONE, Attack, View
 from security.features.imprint import spans
 from security.run_order import RunOrder
-
-ATTACKS: Mapping[str, Attack] = MappingProxyType(
-    {
-        name: WIRE[name]
-        for name in (
-            "sign-flip", "sign-flip-3", "scaling", "scaling-1.5", "gaussian", "free-rider-zero", "free-rider-noise",
-        )
-    }
-)  # fmt: skip
-"""Those of the zoo that one site can make alone: the others need to know what everybody else sends."""
 
 
 def attack_named(name: str) -> Attack:
@@ -46,9 +35,9 @@ def attack_named(name: str) -> Attack:
     Raises:
         RunError: There is none of that name.
     """
-    if name not in ATTACKS:
-        raise RunError("there is no such attack", got=name, expected=", ".join(sorted(ATTACKS)))
-    return ATTACKS[name]
+    if name not in ALONE:
+        raise RunError("there is no such attack", got=name, expected=", ".join(sorted(ALONE)))
+    return ALONE[name]
 
 
 class HostileBench(Bench):
@@ -84,7 +73,7 @@ class HostileBench(Bench):
 def main() -> None:
     """Serve as a hostile site until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("attack", choices=sorted(ATTACKS))
+    parser.add_argument("attack", choices=sorted(ALONE))
     parser.add_argument("--home", type=Path, required=True)
     told = parser.parse_args()
     honest = workplace.set_up

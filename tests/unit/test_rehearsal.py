@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.models import load_base
-from common.settings import DetectorSettings, LoraSettings, PrivacySettings, RunSettings, TrainingSettings
+from common.settings import DetectorSettings, LoraSettings, PrivacySettings, RunSettings, TrainingSettings, parse
+from deploy.commands.demo import demo_run
 from deploy.rehearsing import rehearse, rounds_needed
 from security.conformal import DetectorError
 from security.detector import Rows
@@ -138,6 +139,12 @@ def test_every_rehearsal_that_came_with_bottega_is_whole_and_named_by_its_key() 
         shipped = Rehearsal.from_bytes(file.read_bytes())
         assert file.name == shipped_name(shipped.key)
         assert len(shipped.rows.calibrating) >= 99
+
+
+def test_the_demo_finds_the_one_that_came_for_it() -> None:
+    asked = parse(RunSettings, demo_run(8, 0, "embedded", None), "the demo's run")
+    key = rehearsal_key(asked, load_base().digest, 5)
+    assert (rehearsals.SHIPPED / shipped_name(key)).is_file()
 
 
 @pytest.mark.parametrize(("rate", "sites", "rounds"), [(0.01, 4, 50), (0.01, 12, 18), (0.05, 4, 10), (0.5, 8, 4)])
