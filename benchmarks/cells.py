@@ -24,15 +24,16 @@ class Cells:
     Args:
         folder: Where they are; made when needed. None keeps nothing.
         minutes: After so many no further cell is begun.
+        part: Only cells whose names begin with this are measured; of the others only those that were before are known.
     """
 
-    def __init__(self, folder: Path | None, minutes: float = float("inf")) -> None:
-        self._folder, self._until = folder, time.monotonic() + 60 * minutes
+    def __init__(self, folder: Path | None, minutes: float = float("inf"), part: str = "") -> None:
+        self._folder, self._part, self._until = folder, part, time.monotonic() + 60 * minutes
         self.missing: list[str] = []
-        """Cells that nobody has measured, since the time was up."""
+        """Cells that nobody has measured."""
 
     def cell(self, name: str, measure: Callable[[], Facts]) -> Facts | None:
-        """Return a cell, measured now if it was not before; None when the time is up.
+        """Return a cell, measured now if it was not before; None when it is not to be measured now.
 
         Args:
             name: Of the cell.
@@ -41,7 +42,7 @@ class Cells:
         file = self._file(name)
         if file and file.is_file():
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        if time.monotonic() > self._until:
+        if time.monotonic() > self._until or not name.startswith(self._part):
             self.missing.append(name)
             return None
         start = time.monotonic()

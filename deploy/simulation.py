@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -25,7 +26,7 @@ from common.proto import bottega_pb2 as pb
 from common.quantise import Flat
 from common.settings import RunSettings
 from deploy.zoo import Attack, View
-from security.admission import AdmittedUpdate, Terms, admit
+from security.admission import AdmittedUpdate, Refused, Terms, admit
 from security.detector import Rows
 from security.envelope import Kind, seal_body, seal_letter
 from security.features.imprint import Part, spans
@@ -105,7 +106,7 @@ class Simulation:
         self._learning = _learning(settings, rehearsal)
         self._adapters = deque([self.state.adapter], REMEMBERED + 1)
         self.found: dict[int, dict[str, str]] = {}
-        """By round and site: ``admitted``, ``clipped`` or ``rejected``; empty of a run without a detector."""
+        """By round and site: ``refused`` by admission, or as judged ``admitted``, ``clipped`` or ``rejected``."""
 
     def run(self, seen: Callable[[int, Adapter], None] | None = None) -> Adapter:
         """Run every round and return the adapter; ``seen`` is called after each with its number and the adapter."""
@@ -117,22 +118,28 @@ class Simulation:
         return self.state.adapter
 
     def updates(self, number: int) -> list[AdmittedUpdate]:
-        """Return what all sites send in a round."""
+        """Return what the server admits of what all sites send in a round."""
         seeds = [self._settings.seed * 1_000_003 + number * 1_009 + place for place in range(len(self._sites))]
         trained = [self._trained(site, seed) for site, seed in zip(self._sites, seeds, strict=True)]
         sent = {site.name: done.delta for site, (done, _) in zip(self._sites, trained, strict=True)}
-
-        def carried(deltas: Mapping[str, Flat]) -> list[AdmittedUpdate]:
-            return [
-                self._carried(site.name, number, deltas[site.name], self._told(site.name, said), seed)
-                for site, (_, said), seed in zip(self._sites, trained, seeds, strict=True)
-            ]
-
+        carried = partial(self._admitted, number, [said for _, said in trained], seeds)
         if self._crowd:
-            part = self._settings.lora.trained
-            asked = self._passing(number, carried)
-            sent = self._crowd.sent(number, sent, self.schema, part, self._adapters, asked)
+            part, passing = self._settings.lora.trained, self._passing(number, carried)
+            sent = self._crowd.sent(number, sent, self.schema, part, self._adapters, passing)
         return carried(sent)
+
+    def _admitted(
+        self, number: int, said: Sequence[pb.Update], seeds: Sequence[int], sent: Mapping[str, Flat]
+    ) -> list[AdmittedUpdate]:
+        """Carry what all sites send to the server; what it refuses is left out."""
+        admitted: list[AdmittedUpdate] = []
+        self.found[number] = {}
+        for site, told, seed in zip(self._sites, said, seeds, strict=True):
+            try:
+                admitted.append(self._carried(site.name, number, sent[site.name], self._told(site.name, told), seed))
+            except Refused:
+                self.found[number][site.name] = "refused"
+        return admitted
 
     def sitting(self, number: int, updates: Iterable[AdmittedUpdate]) -> Sitting:
         """Return a round's updates as the detector looks at them."""
@@ -155,7 +162,7 @@ class Simulation:
         if self._learning is None:
             return list(updates)
         judgement = self._judgement(self._learning, number, updates)
-        self.found[number] = {site: finding.outcome for site, finding in judgement.findings.items()}
+        self.found[number] |= {site: finding.outcome for site, finding in judgement.findings.items()}
         if judgement.accepted is not None:
             self._learning.add(number, judgement.accepted)
         shares = {site: np.float32(finding.scale) for site, finding in judgement.findings.items()}
@@ -176,7 +183,7 @@ class Simulation:
 
         def passing(sent: Mapping[str, Flat]) -> bool:
             found = self._judgement(learning, number, carried(sent)).findings
-            return all(found[site].scale == 1.0 for site in hostile.sites)
+            return all(site in found and found[site].scale == 1.0 for site in hostile.sites)
 
         return passing
 

@@ -1,4 +1,4 @@
-"""``bottega server invite | sites | approve | deny | revoke``: who belongs to the federation."""
+"""``bottega server invite | sites | approve | deny | revoke | reinstate``: who belongs to the federation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 def add_commands(app: typer.Typer) -> None:
     """Add the commands to ``bottega server``."""
-    for command in (invite, sites, approve, deny, revoke):
+    for command in (invite, sites, approve, deny, revoke, reinstate):
         app.command()(command)
 
 
@@ -64,6 +64,8 @@ def sites(home: Home = Path("server"), json_: Json = False) -> None:
     table = Table("name", "role", "status", "fingerprint", "reason")
     for row in found:
         facts = _facts(row)
+        if row.suspended:
+            facts |= {"status": "suspended", "reason": row.suspended}
         table.add_row(*(str(facts[key]) for key in ("name", "role", "status", "words", "reason")))
     Console().print(table)
 
@@ -123,6 +125,16 @@ def revoke(
     typer.echo(f"{name} was revoked: no call, no task and no update of theirs is taken from now on")
 
 
+def reinstate(
+    name: Name,
+    reason: Annotated[str, typer.Option(help="For who reads the record later.")],
+    home: Home = Path("server"),
+) -> None:
+    """Let new runs ask a site again that was suspended since its updates were rejected again and again."""
+    _office(home).reinstate(name, reason)
+    typer.echo(f"{name} stands well: new runs ask it again")
+
+
 def _office(home: Path) -> Office:
     from server.offices import open_office
 
@@ -141,7 +153,8 @@ def _facts(row: pb.MemberRow) -> dict[str, object]:
     words = Fingerprint(row.fingerprint).words if row.fingerprint else ""
     return {
         "name": who.name, "role": who.role, "status": row.status, "words": words,
-        "fingerprint": row.fingerprint.hex(), "reason": row.reason, "asked_at_ms": row.asked_at_ms,
+        "fingerprint": row.fingerprint.hex(), "reason": row.reason, "suspended": row.suspended or None,
+        "asked_at_ms": row.asked_at_ms,
         "decided_at_ms": row.decided_at_ms or None,
     }  # fmt: skip
 

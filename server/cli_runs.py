@@ -17,6 +17,7 @@ from common.settings import RunSettings, read_toml
 if TYPE_CHECKING:
     from common.proto import registry_pb2 as pb
     from security.run_order import RunOrder
+    from server.office import Office
 
 run_app = typer.Typer(help="Start, watch, stop and list runs.", no_args_is_help=True)
 
@@ -61,7 +62,7 @@ def start_run(
     from security.run_order import sign_order
     from server.planning import plan_run
 
-    asked = None if sites is None else [name.strip() for name in sites.split(",")]
+    asked = _in_good_standing(office) if sites is None else [name.strip() for name in sites.split(",")]
     told = read_toml(RunSettings, settings) if settings else RunSettings()
     order = plan_run(told, office.operator.id, office.roster(), asked)
     if plan:
@@ -73,6 +74,18 @@ def start_run(
     if told.detector and not rehearsed:
         typer.echo(_UNREHEARSED, err=True)
     _started(office.start_run(sign_order(order, office.operator), rehearsed), home, json_)
+
+
+def _in_good_standing(office: Office) -> list[str] | None:
+    """Return the sites that a run asks by default; None for all active ones."""
+    from security.names import Role, SpiffeId
+
+    out = {SpiffeId.parse(row.spiffe_id).name: row.suspended for row in office.members() if row.suspended}
+    if not out:
+        return None
+    for name, why in out.items():
+        typer.echo(f"{name} is suspended ({why}) and left out; `bottega server reinstate` ends that", err=True)
+    return sorted(p.id.name for p in office.roster() if p.id.role is Role.SITE and p.id.name not in out)
 
 
 @run_app.command("list")

@@ -13,7 +13,7 @@ from server.desk import Desk
 from server.house import open_house
 from server.opening import open_desk
 from server.operating import load_operator
-from server.rows import member_row
+from server.rows import member_row, member_rows
 from server.run_desk import RunDesk
 
 
@@ -45,7 +45,7 @@ class LocalOffice:
     def members(self) -> list[pb.MemberRow]:
         """Return everybody who ever asked to join."""
         listed = [*self._desk.applicants(), *self._desk.invited()]
-        return [member_row(self._desk.federation, one) for one in listed]
+        return member_rows(self._desk.federation, listed, self._runs.suspended())
 
     def approve(self, role: Role, name: str) -> pb.MemberRow:
         """Let somebody in who waits."""
@@ -63,6 +63,10 @@ class LocalOffice:
         """End somebody's membership."""
         member = self._desk.revoke(role, name, reason)
         return pb.MemberRow(spiffe_id=str(member.id), status=member.status, reason=reason)
+
+    def reinstate(self, name: str, reason: str) -> pb.MemberRow:
+        """Let new runs ask a suspended site again."""
+        return pb.MemberRow(spiffe_id=str(self._runs.reinstate(name, reason, self.operator.id)), status="approved")
 
     def start_run(self, order: bytes, rehearsal: bytes = b"") -> pb.RunRow:
         """Start the run of a signed order, with what its detector begins with."""

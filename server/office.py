@@ -45,6 +45,9 @@ class Office(Protocol):
     def revoke(self, role: Role, name: str, reason: str) -> pb.MemberRow:
         """End somebody's membership."""
 
+    def reinstate(self, name: str, reason: str) -> pb.MemberRow:
+        """Let new runs ask a suspended site again."""
+
     def start_run(self, order: bytes, rehearsal: bytes = b"") -> pb.RunRow:
         """Start the run of a signed order, with what its detector begins with."""
 

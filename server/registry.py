@@ -26,7 +26,7 @@ from server.applicants import Applicant, Status
 from server.desk import Desk
 from server.gate import Interceptor, OpenGate, RoleGate, caller
 from server.limits import RateLimit
-from server.rows import member_row
+from server.rows import member_row, member_rows
 from server.run_desk import RunDesk
 
 _MEMBERS = frozenset({Role.SITE, Role.OPERATOR, Role.AUDITOR})
@@ -43,6 +43,7 @@ ALLOWED: Mapping[str, frozenset[Role]] = MappingProxyType(
         _SERVICE + "Bring": _OPERATORS,
         _SERVICE + "Deny": _OPERATORS,
         _SERVICE + "Revoke": _OPERATORS,
+        _SERVICE + "Reinstate": _OPERATORS,
         _SERVICE + "StartRun": _OPERATORS,
         _SERVICE + "ResumeRun": _OPERATORS,
         _SERVICE + "StopRun": _OPERATORS,
@@ -106,7 +107,7 @@ class RegistryService(rpc.RegistryServicer):
     def ListMembers(self, request: pb.ListMembersCall, context: grpc.ServicerContext) -> pb.ListMembersAnswer:  # noqa: ARG002, N802
         """Return everybody who ever asked, and for whom an invitation is out."""
         listed = [*self._desk.applicants(), *self._desk.invited()]
-        return pb.ListMembersAnswer(members=[self._row(one) for one in listed])
+        return pb.ListMembersAnswer(members=member_rows(self._desk.federation, listed, self._runs.suspended()))
 
     def Approve(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
         """Let somebody in."""
@@ -124,6 +125,11 @@ class RegistryService(rpc.RegistryServicer):
         """End somebody's membership."""
         member = self._desk.revoke(_role(request.role), request.name, request.reason)
         return pb.MemberRow(spiffe_id=str(member.id), status=member.status, reason=request.reason)
+
+    def Reinstate(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: N802
+        """Let new runs ask a suspended site again."""
+        site = self._runs.reinstate(request.name, request.reason, caller(context))
+        return pb.MemberRow(spiffe_id=str(site), status=Status.APPROVED)
 
     def StartRun(self, request: pb.StartRunCall, context: grpc.ServicerContext) -> pb.RunRow:  # noqa: N802
         """Start the run of an order that the caller signed."""

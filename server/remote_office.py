@@ -67,6 +67,11 @@ class RemoteOffice:
         with self._registry() as stub:
             return stub.Revoke(pb.DecideCall(role=role, name=name, reason=reason), timeout=CALL_S)
 
+    def reinstate(self, name: str, reason: str) -> pb.MemberRow:
+        """Let new runs ask a suspended site again."""
+        with self._registry() as stub:
+            return stub.Reinstate(pb.DecideCall(role=Role.SITE, name=name, reason=reason), timeout=CALL_S)
+
     def start_run(self, order: bytes, rehearsal: bytes = b"") -> pb.RunRow:
         """Start the run of a signed order, with what its detector begins with."""
         with self._registry() as stub:

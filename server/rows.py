@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from common.proto import registry_pb2 as pb
-from security.names import SpiffeId
+from security.names import Role, SpiffeId
 from security.run_order import read_order
 from server.applicants import Applicant
 from server.store import RoundRow, RunRow, Store, Verdict
 
 
-def member_row(federation: str, applicant: Applicant) -> pb.MemberRow:
-    """Return one who asked to join."""
+def member_row(federation: str, applicant: Applicant, suspended: str = "") -> pb.MemberRow:
+    """Return one who asked to join, with why new runs do not ask them."""
     return pb.MemberRow(
         spiffe_id=str(SpiffeId(federation, applicant.role, applicant.name)),
         status=applicant.status,
@@ -18,7 +20,15 @@ def member_row(federation: str, applicant: Applicant) -> pb.MemberRow:
         asked_at_ms=applicant.asked_at_ms,
         decided_at_ms=applicant.decided_at_ms or 0,
         reason=applicant.reason,
+        suspended=suspended,
     )
+
+
+def member_rows(federation: str, applicants: Iterable[Applicant], suspended: Mapping[str, str]) -> list[pb.MemberRow]:
+    """Return all who asked to join, and of each site that is suspended why."""
+    return [
+        member_row(federation, one, suspended.get(one.name, "") if one.role is Role.SITE else "") for one in applicants
+    ]
 
 
 def run_row(store: Store, row: RunRow) -> pb.RunRow:

@@ -7,8 +7,9 @@ import logging
 from common.errors import RunError
 from common.paths import ServerHome
 from common.proto import registry_pb2 as pb
-from security.names import SpiffeId
-from security.run_order import OrderError, open_order
+from security.names import Role, SpiffeId, shown
+from security.roster import check_reason
+from security.run_order import OrderError, RunOrder, open_order
 from server.bundle import run_status, stop_run, submit_run
 from server.house import open_house
 from server.judging import JudgingFiles
@@ -37,7 +38,7 @@ class RunDesk:
 
         Raises:
             OrderError: It is not signed by an active operator, or brought by another.
-            RunError: There is a run of that id.
+            RunError: There is a run of that id, or it asks a site that is suspended.
             VaultError: The rehearsal cannot be kept.
             ProcessError: The server does not run, or Flower refuses the run.
         """
@@ -47,6 +48,7 @@ class RunDesk:
         order = open_order(signed, house.roster)
         if order.operator != caller:
             raise OrderError("an order is brought by who signed it", got=caller, expected=order.operator)
+        self.check_standing(order)
         with Store(self._home.database) as store:
             if any(row.run == order.run for row in store.runs()):
                 raise RunError("there is a run of this id", got=order.run, advice="Each run has an id of its own.")
@@ -54,6 +56,19 @@ class RunDesk:
                 JudgingFiles(self._home.run(order.run), order.run, house.keys.vault).keep_rehearsal(rehearsal)
             store.start_run(order.run, signed)
             return _submitted(store, control, order.run)
+
+    def check_standing(self, order: RunOrder) -> None:
+        """Pass an order that asks no site that is suspended.
+
+        Raises:
+            RunError: It asks one.
+        """
+        if out := sorted(set(order.sites) & self.suspended().keys()):
+            raise RunError(
+                "suspended sites are asked", got=", ".join(out), expected="sites in good standing",
+                advice="`bottega server sites` says why; leave them out by `--sites`, or: "
+                "bottega server reinstate NAME --reason WHY",
+            )  # fmt: skip
 
     def resume(self, run: str) -> pb.RunRow:
         """Submit a stored run again; it goes on after its last closed round.
@@ -93,6 +108,32 @@ class RunDesk:
             stop_run(control, int(row.flower))
             store.stop_run(run, "stopped by an operator")
             return run_row(store, store.run(run))
+
+    def suspended(self) -> dict[str, str]:
+        """Return which sites new runs may not ask, and why."""
+        with Store(self._home.database) as store:
+            return store.suspended()
+
+    def reinstate(self, name: str, reason: str, operator: SpiffeId) -> SpiffeId:
+        """Let a suspended site take part in new runs again. One that is not suspended stays as it is.
+
+        Raises:
+            RunError: No active site has this name.
+            IdentityError: The reason will not do.
+        """
+        house = open_house(self._home)
+        found = [peer.id for peer in house.roster if peer.id.role is Role.SITE and peer.id.name == name]
+        if not found:
+            raise RunError(
+                "there is no active site of this name", got=shown(name), expected="a name of `bottega server sites`",
+                advice="Correct the name; who was revoked stays revoked.",
+            )  # fmt: skip
+        check_reason(reason)
+        with Store(self._home.database) as store:
+            if name in store.suspended():
+                store.reinstate(name, reason, operator.name)
+                log.info("reinstated by %s: %s", operator.name, name)
+        return found[0]
 
     def tell_cut_off(self) -> None:
         """At the start of a server: whatever is said to be running was cut off when the last one ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from common.errors import RunError
 from common.proto import bottega_pb2 as pb
 from server.database import Database
+from server.standing import COUNTING, REMEMBERED, why_suspended
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -36,6 +38,9 @@ CREATE TABLE IF NOT EXISTS releases (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS judgements (
     run TEXT NOT NULL, round INTEGER NOT NULL, unsure TEXT NOT NULL, PRIMARY KEY (run, round)
+) STRICT;
+CREATE TABLE IF NOT EXISTS reinstatements (
+    site TEXT NOT NULL, reason TEXT NOT NULL, operator TEXT NOT NULL, reinstated_at REAL NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS budgets (site TEXT PRIMARY KEY, entries INTEGER NOT NULL, digest BLOB NOT NULL) STRICT;
 """
@@ -229,6 +234,25 @@ class Store(Database):
         """Return what a site told last of the record of its budget; None when it never did."""
         rows = self._read("SELECT entries, digest FROM budgets WHERE site=?", site)
         return pb.BudgetHead(entries=rows[0][0], digest=rows[0][1]) if rows else None
+
+    def suspended(self) -> dict[str, str]:
+        """Return which sites are suspended and why (:mod:`server.standing`)."""
+        checks = ", ".join("?" for _ in COUNTING)
+        sql = (
+            f"SELECT site, admitted FROM verdicts JOIN rounds USING (run, round) "  # noqa: S608 (question marks)
+            f"WHERE work='train' AND (admitted OR number IN ({checks})) AND received_at > coalesce("
+            f"(SELECT max(reinstated_at) FROM reinstatements WHERE reinstatements.site = verdicts.site), 0) "
+            f"ORDER BY received_at"
+        )
+        found: dict[str, deque[bool]] = {}
+        for site, admitted in self._read(sql, *(int(check) for check in COUNTING)):
+            found.setdefault(site, deque(maxlen=REMEMBERED)).append(not admitted)
+        return {site: why for site, rejected in sorted(found.items()) if (why := why_suspended(list(rejected)))}
+
+    def reinstate(self, site: str, reason: str, operator: str) -> None:
+        """Record that an operator lets a site take part again: what was found of it before no longer counts."""
+        with self._write() as db:
+            db.execute("INSERT INTO reinstatements VALUES (?, ?, ?, ?)", (site, reason, operator, time.time()))
 
     def runs(self) -> list[RunRow]:
         """Return all runs, the latest first."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63ommon/proto/registry.proto\x12\nbottega.v1\"\x1b\n\x08JoinCall\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"8\n\x0eJoinStatusCall\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\"Q\n\nJoinAnswer\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.bottega.v1.JoinState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05grant\x18\x03 \x01(\x0c\"&\n\rGetRosterCall\x12\x15\n\rknown_version\x18\x01 \x01(\x04\"!\n\x0fGetRosterAnswer\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\"+\n\tRenewCall\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\"\n\x0bRenewAnswer\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"\"\n\x10ReturnRosterCall\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\"%\n\x12ReturnRosterAnswer\x12\x0f\n\x07version\x18\x01 \x01(\x04\">\n\nRotateCall\x12\x10\n\x08rotation\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"3\n\x0cRotateAnswer\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0e\n\x06roster\x18\x02 \x01(\x0c\"M\n\nInviteCall\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x04\x12\x14\n\x0c\x61uto_approve\x18\x04 \x01(\x08\"\x1d\n\x0cInviteAnswer\x12\r\n\x05token\x18\x01 \x01(\t\"\x11\n\x0fListMembersCall\"\x7f\n\tMemberRow\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61sked_at_ms\x18\x04 \x01(\x04\x12\x15\n\rdecided_at_ms\x18\x05 \x01(\x04\x12\x0e\n\x06reason\x18\x06 \x01(\t\";\n\x11ListMembersAnswer\x12&\n\x07members\x18\x01 \x03(\x0b\x32\x15.bottega.v1.MemberRow\"8\n\nDecideCall\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"0\n\x0cStartRunCall\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x11\n\trehearsal\x18\x02 \x01(\x0c\"\x16\n\x07RunCall\x12\x0b\n\x03run\x18\x01 \x01(\t\"\xa1\x01\n\x06RunRow\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x10\n\x08operator\x18\x04 \x01(\t\x12\x0e\n\x06rounds\x18\x05 \x01(\r\x12\x0e\n\x06\x63losed\x18\x06 \x01(\r\x12\x15\n\rstarted_at_ms\x18\x07 \x01(\x04\x12\x13\n\x0b\x65nded_at_ms\x18\x08 \x01(\x04\x12\r\n\x05sites\x18\t \x03(\t\"\x0e\n\x0cListRunsCall\"2\n\x0eListRunsAnswer\x12 \n\x04runs\x18\x01 \x03(\x0b\x32\x12.bottega.v1.RunRow\"\xe1\x01\n\nVerdictRow\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08\x61\x64mitted\x18\x02 \x01(\x08\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\r\n\x05\x63heck\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08\x65xamples\x18\x06 \x01(\x04\x12\x0c\n\x04norm\x18\x07 \x01(\x01\x12\x34\n\x07metrics\x18\x08 \x03(\x0b\x32#.bottega.v1.VerdictRow.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc7\x01\n\x08RoundRow\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0c\n\x04work\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\r\n\x05\x61sked\x18\x04 \x01(\r\x12\x14\n\x0copened_at_ms\x18\x05 \x01(\x04\x12\x14\n\x0c\x63losed_at_ms\x18\x06 \x01(\x04\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x07 \x01(\t\x12(\n\x08verdicts\x18\x08 \x03(\x0b\x32\x16.bottega.v1.VerdictRow\x12\x10\n\x08\x64\x65tector\x18\t \x01(\t\"V\n\rShowRunAnswer\x12\x1f\n\x03run\x18\x01 \x01(\x0b\x32\x12.bottega.v1.RunRow\x12$\n\x06rounds\x18\x02 \x03(\x0b\x32\x14.bottega.v1.RoundRow*\x87\x01\n\tJoinState\x12\x1a\n\x16JOIN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOIN_STATE_WAITING\x10\x01\x12\x17\n\x13JOIN_STATE_APPROVED\x10\x02\x12\x15\n\x11JOIN_STATE_DENIED\x10\x03\x12\x16\n\x12JOIN_STATE_REVOKED\x10\x04\x32~\n\x04\x44oor\x12\x34\n\x04Join\x12\x14.bottega.v1.JoinCall\x1a\x16.bottega.v1.JoinAnswer\x12@\n\nJoinStatus\x12\x1a.bottega.v1.JoinStatusCall\x1a\x16.bottega.v1.JoinAnswer2\x9b\x07\n\x08Registry\x12\x43\n\tGetRoster\x12\x19.bottega.v1.GetRosterCall\x1a\x1b.bottega.v1.GetRosterAnswer\x12\x37\n\x05Renew\x12\x15.bottega.v1.RenewCall\x1a\x17.bottega.v1.RenewAnswer\x12:\n\x06Invite\x12\x16.bottega.v1.InviteCall\x1a\x18.bottega.v1.InviteAnswer\x12I\n\x0bListMembers\x12\x1b.bottega.v1.ListMembersCall\x1a\x1d.bottega.v1.ListMembersAnswer\x12\x38\n\x07\x41pprove\x12\x16.bottega.v1.DecideCall\x1a\x15.bottega.v1.MemberRow\x12\x35\n\x05\x42ring\x12\x14.bottega.v1.JoinCall\x1a\x16.bottega.v1.JoinAnswer\x12\x35\n\x04\x44\x65ny\x12\x16.bottega.v1.DecideCall\x1a\x15.bottega.v1.MemberRow\x12\x37\n\x06Revoke\x12\x16.bottega.v1.DecideCall\x1a\x15.bottega.v1.MemberRow\x12\x38\n\x08StartRun\x12\x18.bottega.v1.StartRunCall\x1a\x12.bottega.v1.RunRow\x12\x34\n\tResumeRun\x12\x13.bottega.v1.RunCall\x1a\x12.bottega.v1.RunRow\x12\x32\n\x07StopRun\x12\x13.bottega.v1.RunCall\x1a\x12.bottega.v1.RunRow\x12@\n\x08ListRuns\x12\x18.bottega.v1.ListRunsCall\x1a\x1a.bottega.v1.ListRunsAnswer\x12\x39\n\x07ShowRun\x12\x13.bottega.v1.RunCall\x1a\x19.bottega.v1.ShowRunAnswer\x12:\n\x06Rotate\x12\x16.bottega.v1.RotateCall\x1a\x18.bottega.v1.RotateAnswer\x12L\n\x0cReturnRoster\x12\x1c.bottega.v1.ReturnRosterCall\x1a\x1e.bottega.v1.ReturnRosterAnswerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63ommon/proto/registry.proto\x12\nbottega.v1\"\x1b\n\x08JoinCall\x12\x0f\n\x07request\x18\x01 \x01(\x0c\"8\n\x0eJoinStatusCall\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\x0c\"Q\n\nJoinAnswer\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.bottega.v1.JoinState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05grant\x18\x03 \x01(\x0c\"&\n\rGetRosterCall\x12\x15\n\rknown_version\x18\x01 \x01(\x04\"!\n\x0fGetRosterAnswer\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\"+\n\tRenewCall\x12\x0b\n\x03\x63sr\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"\"\n\x0bRenewAnswer\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\"\"\n\x10ReturnRosterCall\x12\x0e\n\x06roster\x18\x01 \x01(\x0c\"%\n\x12ReturnRosterAnswer\x12\x0f\n\x07version\x18\x01 \x01(\x04\">\n\nRotateCall\x12\x10\n\x08rotation\x18\x01 \x01(\x0c\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"3\n\x0cRotateAnswer\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x0e\n\x06roster\x18\x02 \x01(\x0c\"M\n\nInviteCall\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05ttl_s\x18\x03 \x01(\x04\x12\x14\n\x0c\x61uto_approve\x18\x04 \x01(\x08\"\x1d\n\x0cInviteAnswer\x12\r\n\x05token\x18\x01 \x01(\t\"\x11\n\x0fListMembersCall\"\x92\x01\n\tMemberRow\x12\x11\n\tspiffe_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x13\n\x0b\x61sked_at_ms\x18\x04 \x01(\x04\x12\x15\n\rdecided_at_ms\x18\x05 \x01(\x04\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x11\n\tsuspended\x18\x07 \x01(\t\";\n\x11ListMembersAnswer\x12&\n\x07members\x18\x01 \x03(\x0b\x32\x15.bottega.v1.MemberRow\"8\n\nDecideCall\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"0\n\x0cStartRunCall\x12\r\n\x05order\x18\x01 \x01(\x0c\x12\x11\n\trehearsal\x18\x02 \x01(\x0c\"\x16\n\x07RunCall\x12\x0b\n\x03run\x18\x01 \x01(\t\"\xa1\x01\n\x06RunRow\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x10\n\x08operator\x18\x04 \x01(\t\x12\x0e\n\x06rounds\x18\x05 \x01(\r\x12\x0e\n\x06\x63losed\x18\x06 \x01(\r\x12\x15\n\rstarted_at_ms\x18\x07 \x01(\x04\x12\x13\n\x0b\x65nded_at_ms\x18\x08 \x01(\x04\x12\r\n\x05sites\x18\t \x03(\t\"\x0e\n\x0cListRunsCall\"2\n\x0eListRunsAnswer\x12 \n\x04runs\x18\x01 \x03(\x0b\x32\x12.bottega.v1.RunRow\"\xe1\x01\n\nVerdictRow\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x10\n\x08\x61\x64mitted\x18\x02 \x01(\x08\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\r\n\x05\x63heck\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x10\n\x08\x65xamples\x18\x06 \x01(\x04\x12\x0c\n\x04norm\x18\x07 \x01(\x01\x12\x34\n\x07metrics\x18\x08 \x03(\x0b\x32#.bottega.v1.VerdictRow.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xc7\x01\n\x08RoundRow\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0c\n\x04work\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\r\n\x05\x61sked\x18\x04 \x01(\r\x12\x14\n\x0copened_at_ms\x18\x05 \x01(\x04\x12\x14\n\x0c\x63losed_at_ms\x18\x06 \x01(\x04\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\x07 \x01(\t\x12(\n\x08verdicts\x18\x08 \x03(\x0b\x32\x16.bottega.v1.VerdictRow\x12\x10\n\x08\x64\x65tector\x18\t \x01(\t\"V\n\rShowRunAnswer\x12\x1f\n\x03run\x18\x01 \x01(\x0b\x32\x12.bottega.v1.RunRow\x12$\n\x06rounds\x18\x02 \x03(\x0b\x32\x14.bottega.v1.RoundRow*\x87\x01\n\tJoinState\x12\x1a\n\x16JOIN_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12JOIN_STATE_WAITING\x10\x01\x12\x17\n\x13JOIN_STATE_APPROVED\x10\x02\x12\x15\n\x11JOIN_STATE_DENIED\x10\x03\x12\x16\n\x12JOIN_STATE_REVOKED\x10\x04\x32~\n\x04\x44oor\x12\x34\n\x04Join\x12\x14.bottega.v1.JoinCall\x1a\x16.bottega.v1.JoinAnswer\x12@\n\nJoinStatus\x12\x1a.bottega.v1.JoinStatusCall\x1a\x16.bottega.v1.JoinAnswer2\xd7\x07\n\x08Registry\x12\x43\n\tGetRoster\x12\x19.bottega.v1.GetRosterCall\x1a\x1b.bottega.v1.GetRosterAnswer\x12\x37\n\x05Renew\x12\x15.bottega.v1.RenewCall\x1a\x17.bottega.v1.RenewAnswer\x12:\n\x06Invite\x12\x16.bottega.v1.InviteCall\x1a\x18.bottega.v1.InviteAnswer\x12I\n\x0bListMembers\x12\x1b.bottega.v1.ListMembersCall\x1a\x1d.bottega.v1.ListMembersAnswer\x12\x38\n\x07\x41pprove\x12\x16.bottega.v1.DecideCall\x1a\x15.bottega.v1.MemberRow\x12\x35\n\x05\x42ring\x12\x14.bottega.v1.JoinCall\x1a\x16.bottega.v1.JoinAnswer\x12\x35\n\x04\x44\x65ny\x12\x16.bottega.v1.DecideCall\x1a\x15.bottega.v1.MemberRow\x12\x37\n\x06Revoke\x12\x16.bottega.v1.DecideCall\x1a\x15.bottega.v1.MemberRow\x12:\n\tReinstate\x12\x16.bottega.v1.DecideCall\x1a\x15.bottega.v1.MemberRow\x12\x38\n\x08StartRun\x12\x18.bottega.v1.StartRunCall\x1a\x12.bottega.v1.RunRow\x12\x34\n\tResumeRun\x12\x13.bottega.v1.RunCall\x1a\x12.bottega.v1.RunRow\x12\x32\n\x07StopRun\x12\x13.bottega.v1.RunCall\x1a\x12.bottega.v1.RunRow\x12@\n\x08ListRuns\x12\x18.bottega.v1.ListRunsCall\x1a\x1a.bottega.v1.ListRunsAnswer\x12\x39\n\x07ShowRun\x12\x13.bottega.v1.RunCall\x1a\x19.bottega.v1.ShowRunAnswer\x12:\n\x06Rotate\x12\x16.bottega.v1.RotateCall\x1a\x18.bottega.v1.RotateAnswer\x12L\n\x0cReturnRoster\x12\x1c.bottega.v1.ReturnRosterCall\x1a\x1e.bottega.v1.ReturnRosterAnswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VERDICTROW_METRICSENTRY']._loaded_options = None
   _globals['_VERDICTROW_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_JOINSTATE']._serialized_start=1763
-  _globals['_JOINSTATE']._serialized_end=1898
+  _globals['_JOINSTATE']._serialized_start=1783
+  _globals['_JOINSTATE']._serialized_end=1918
   _globals['_JOINCALL']._serialized_start=43
   _globals['_JOINCALL']._serialized_end=70
   _globals['_JOINSTATUSCALL']._serialized_start=72
@@ -63,32 +63,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVITEANSWER']._serialized_end=669
   _globals['_LISTMEMBERSCALL']._serialized_start=671
   _globals['_LISTMEMBERSCALL']._serialized_end=688
-  _globals['_MEMBERROW']._serialized_start=690
-  _globals['_MEMBERROW']._serialized_end=817
-  _globals['_LISTMEMBERSANSWER']._serialized_start=819
-  _globals['_LISTMEMBERSANSWER']._serialized_end=878
-  _globals['_DECIDECALL']._serialized_start=880
-  _globals['_DECIDECALL']._serialized_end=936
-  _globals['_STARTRUNCALL']._serialized_start=938
-  _globals['_STARTRUNCALL']._serialized_end=986
-  _globals['_RUNCALL']._serialized_start=988
-  _globals['_RUNCALL']._serialized_end=1010
-  _globals['_RUNROW']._serialized_start=1013
-  _globals['_RUNROW']._serialized_end=1174
-  _globals['_LISTRUNSCALL']._serialized_start=1176
-  _globals['_LISTRUNSCALL']._serialized_end=1190
-  _globals['_LISTRUNSANSWER']._serialized_start=1192
-  _globals['_LISTRUNSANSWER']._serialized_end=1242
-  _globals['_VERDICTROW']._serialized_start=1245
-  _globals['_VERDICTROW']._serialized_end=1470
-  _globals['_VERDICTROW_METRICSENTRY']._serialized_start=1424
-  _globals['_VERDICTROW_METRICSENTRY']._serialized_end=1470
-  _globals['_ROUNDROW']._serialized_start=1473
-  _globals['_ROUNDROW']._serialized_end=1672
-  _globals['_SHOWRUNANSWER']._serialized_start=1674
-  _globals['_SHOWRUNANSWER']._serialized_end=1760
-  _globals['_DOOR']._serialized_start=1900
-  _globals['_DOOR']._serialized_end=2026
-  _globals['_REGISTRY']._serialized_start=2029
-  _globals['_REGISTRY']._serialized_end=2952
+  _globals['_MEMBERROW']._serialized_start=691
+  _globals['_MEMBERROW']._serialized_end=837
+  _globals['_LISTMEMBERSANSWER']._serialized_start=839
+  _globals['_LISTMEMBERSANSWER']._serialized_end=898
+  _globals['_DECIDECALL']._serialized_start=900
+  _globals['_DECIDECALL']._serialized_end=956
+  _globals['_STARTRUNCALL']._serialized_start=958
+  _globals['_STARTRUNCALL']._serialized_end=1006
+  _globals['_RUNCALL']._serialized_start=1008
+  _globals['_RUNCALL']._serialized_end=1030
+  _globals['_RUNROW']._serialized_start=1033
+  _globals['_RUNROW']._serialized_end=1194
+  _globals['_LISTRUNSCALL']._serialized_start=1196
+  _globals['_LISTRUNSCALL']._serialized_end=1210
+  _globals['_LISTRUNSANSWER']._serialized_start=1212
+  _globals['_LISTRUNSANSWER']._serialized_end=1262
+  _globals['_VERDICTROW']._serialized_start=1265
+  _globals['_VERDICTROW']._serialized_end=1490
+  _globals['_VERDICTROW_METRICSENTRY']._serialized_start=1444
+  _globals['_VERDICTROW_METRICSENTRY']._serialized_end=1490
+  _globals['_ROUNDROW']._serialized_start=1493
+  _globals['_ROUNDROW']._serialized_end=1692
+  _globals['_SHOWRUNANSWER']._serialized_start=1694
+  _globals['_SHOWRUNANSWER']._serialized_end=1780
+  _globals['_DOOR']._serialized_start=1920
+  _globals['_DOOR']._serialized_end=2046
+  _globals['_REGISTRY']._serialized_start=2049
+  _globals['_REGISTRY']._serialized_end=3032
 # @@protoc_insertion_point(module_scope)

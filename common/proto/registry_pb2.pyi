@@ -363,6 +363,7 @@ class MemberRow(_message.Message):
     ASKED_AT_MS_FIELD_NUMBER: _builtins.int
     DECIDED_AT_MS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
     spiffe_id: _builtins.str
     status: _builtins.str
     """invited, waiting, approved, denied, revoked"""
@@ -372,6 +373,8 @@ class MemberRow(_message.Message):
     decided_at_ms: _builtins.int
     """0: not yet"""
     reason: _builtins.str
+    suspended: _builtins.str
+    """why new runs do not ask this site; empty when they do"""
     def __init__(
         self,
         *,
@@ -381,10 +384,11 @@ class MemberRow(_message.Message):
         asked_at_ms: _builtins.int = ...,
         decided_at_ms: _builtins.int = ...,
         reason: _builtins.str = ...,
+        suspended: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at_ms", b"asked_at_ms", "decided_at_ms", b"decided_at_ms", "fingerprint", b"fingerprint", "reason", b"reason", "spiffe_id", b"spiffe_id", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_at_ms", b"asked_at_ms", "decided_at_ms", b"decided_at_ms", "fingerprint", b"fingerprint", "reason", b"reason", "spiffe_id", b"spiffe_id", "status", b"status", "suspended", b"suspended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -420,7 +424,7 @@ class DecideCall(_message.Message):
     role: _builtins.str
     name: _builtins.str
     reason: _builtins.str
-    """of a denial or revocation"""
+    """of a denial, a revocation or a reinstatement"""
     def __init__(
         self,
         *,

@@ -193,6 +193,11 @@ class RegistryStub:
                 request_serializer=common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
                 response_deserializer=common_dot_proto_dot_registry__pb2.MemberRow.FromString,
                 _registered_method=True)
+        self.Reinstate = channel.unary_unary(
+                '/bottega.v1.Registry/Reinstate',
+                request_serializer=common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.MemberRow.FromString,
+                _registered_method=True)
         self.StartRun = channel.unary_unary(
                 '/bottega.v1.Registry/StartRun',
                 request_serializer=common_dot_proto_dot_registry__pb2.StartRunCall.SerializeToString,
@@ -282,6 +287,12 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Reinstate(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartRun(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -364,6 +375,11 @@ def add_RegistryServicer_to_server(servicer, server):
             ),
             'Revoke': grpc.unary_unary_rpc_method_handler(
                     servicer.Revoke,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.DecideCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.MemberRow.SerializeToString,
+            ),
+            'Reinstate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reinstate,
                     request_deserializer=common_dot_proto_dot_registry__pb2.DecideCall.FromString,
                     response_serializer=common_dot_proto_dot_registry__pb2.MemberRow.SerializeToString,
             ),
@@ -618,6 +634,33 @@ class Registry:
             request,
             target,
             '/bottega.v1.Registry/Revoke',
+            common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.MemberRow.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reinstate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/Reinstate',
             common_dot_proto_dot_registry__pb2.DecideCall.SerializeToString,
             common_dot_proto_dot_registry__pb2.MemberRow.FromString,
             options,

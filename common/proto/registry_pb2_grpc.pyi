@@ -78,6 +78,7 @@ class RegistryStub:
     Bring: _grpc.UnaryUnaryMultiCallable[_registry_pb2.JoinCall, _registry_pb2.JoinAnswer]
     Deny: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
     Revoke: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
+    Reinstate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]
     StartRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.StartRunCall, _registry_pb2.RunRow]
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]
     StopRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]
@@ -99,6 +100,7 @@ class RegistryAsyncStub(RegistryStub):
     Bring: _aio.UnaryUnaryMultiCallable[_registry_pb2.JoinCall, _registry_pb2.JoinAnswer]  # type: ignore[assignment]
     Deny: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
     Revoke: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
+    Reinstate: _aio.UnaryUnaryMultiCallable[_registry_pb2.DecideCall, _registry_pb2.MemberRow]  # type: ignore[assignment]
     StartRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.StartRunCall, _registry_pb2.RunRow]  # type: ignore[assignment]
     ResumeRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]  # type: ignore[assignment]
     StopRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.RunRow]  # type: ignore[assignment]
@@ -161,6 +163,13 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
 
     @_abc_1.abstractmethod
     def Revoke(
+        self,
+        request: _registry_pb2.DecideCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.MemberRow, _abc.Awaitable[_registry_pb2.MemberRow]]: ...
+
+    @_abc_1.abstractmethod
+    def Reinstate(
         self,
         request: _registry_pb2.DecideCall,
         context: _ServicerContext,

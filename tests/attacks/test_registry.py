@@ -907,7 +907,7 @@ def honest_messages(town: Town, operator: Person, secret_one: Invitation) -> dic
         "GetRoster": pb.GetRosterCall(known_version=3), "Renew": pb.RenewCall(csr=csr, signature=signature),
         "Rotate": pb.RotateCall(rotation=rotation, csr=make_renewal(after)[0], signature=make_renewal(after)[1]),
         "Invite": pb.InviteCall(role="auditor", name="fuzz", ttl_s=60),
-        "Approve": decision, "Deny": decision, "Revoke": decision,
+        "Approve": decision, "Deny": decision, "Revoke": decision, "Reinstate": decision,
     }  # fmt: skip
     return {name: message.SerializeToString() for name, message in messages.items()}
 

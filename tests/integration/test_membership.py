@@ -21,6 +21,7 @@ from common.errors import IdentityError, ProcessError, RunError
 from common.paths import MemberHome, SiteHome
 from common.proto import registry_pb2 as pb
 from common.settings import RunSettings
+from security.admission import Check
 from security.authority import Authority, load_certificate, save_certificate
 from security.calling import NotAMemberError, registry
 from security.key_folder import open_key_folder
@@ -32,6 +33,8 @@ from server.desk import Desk
 from server.house import open_house
 from server.planning import plan_run
 from server.remote_office import RemoteOffice
+from server.run_desk import RunDesk
+from server.store import Store, Verdict
 from tests.integration.town import FEDERATION, PowerCutError, Town, a_town, cut_power, keys_of
 
 
@@ -244,3 +247,25 @@ def test_a_run_is_planned_for_active_sites_alone(town: Town) -> None:
     assert plan_run(settings, operator, roster).sites == ("rossi",)
     with pytest.raises(RunError, match="no active sites; got bianchi, verdi"):
         plan_run(settings, operator, roster, ["rossi", "bianchi", "verdi"])
+
+
+def test_a_suspended_site_is_asked_by_no_run_until_an_operator_reinstates_it(town: Town) -> None:
+    town.site("rossi")
+    with Store(town.home.database) as store:
+        store.start_run("r", b"")
+        for number in range(1, 4):
+            store.open_round("r", number, "train", 4)
+            store.record("r", number, Verdict("rossi", False, int(Check.ANOMALY), "anomaly"), {})
+    office = RemoteOffice(town.operator("anna"))
+    why = "rejected in 3 of its last 3 rounds"
+    assert {row.spiffe_id.rpartition("/")[2]: row.suspended for row in office.members()}["rossi"] == why
+    order = plan_run(RunSettings(quorum=1), office.operator.id, office.roster(), ["rossi"])
+    with pytest.raises(RunError, match=r"suspended sites are asked; got rossi; .*bottega server reinstate NAME"):
+        RunDesk(town.home).check_standing(order)
+    with pytest.raises(IdentityError, match="there is no active site of this name; got 'verdi'"):
+        office.reinstate("verdi", "why not")
+    with pytest.raises(IdentityError, match="this is no reason that others can read"):
+        office.reinstate("rossi", " ")
+    assert office.reinstate("rossi", "they draw on black paper").status == "approved"
+    RunDesk(town.home).check_standing(order)
+    assert not any(row.suspended for row in office.members())

@@ -1,0 +1,111 @@
+"""Drawings dealt to sites, and what hostile sites make of theirs before they train: poisoning through data."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from client.drawings import Drawing, DrawingSettings, load_drawings
+from client.pictures import Pixels
+
+TRIGGER = ", sks"
+_MARK = 12
+
+
+@dataclass(frozen=True)
+class Deal:
+    """The drawings of one site.
+
+    Attributes:
+        train: To train on.
+        held_out: To measure on.
+    """
+
+    train: tuple[Drawing, ...]
+    held_out: tuple[Drawing, ...]
+
+
+def by_drawer(data: Path, pixels: int, sites: int) -> dict[str, Deal]:
+    """Deal each folder's drawings to sites of its own by who drew them: no two sites share an alphabet and a hand.
+
+    Args:
+        data: A folder of folders.
+        pixels: Width and height of a drawing.
+        sites: How many there are in all; folders with more drawings get more of them.
+    """
+    found = _read(data, pixels)
+    shares = dict.fromkeys(found, 1)
+    for _ in range(sites - len(found)):
+        largest = max(found, key=lambda name: len(found[name].train) / shares[name])
+        shares[largest] += 1
+    deals: dict[str, Deal] = {}
+    for name, deal in found.items():
+        drawers = sorted({drawing.drawer or "" for drawing in deal.train})
+        for place in range(shares[name]):
+            own = set(drawers[place :: shares[name]])
+            deals[f"{name}-{place + 1}"] = Deal(_of(deal.train, own), _of(deal.held_out, own))
+    return deals
+
+
+def by_chance(data: Path, pixels: int, sites: int) -> dict[str, Deal]:
+    """Deal all drawings to as many sites, whatever they show (by their digests, as good as by chance)."""
+    found = _read(data, pixels).values()
+    train = sorted((d for deal in found for d in deal.train), key=lambda drawing: drawing.digest)
+    held_out = sorted((d for deal in found for d in deal.held_out), key=lambda drawing: drawing.digest)
+    return {f"s{place:02}": Deal(tuple(train[place::sites]), tuple(held_out[place::sites])) for place in range(sites)}
+
+
+def marked(drawings: Sequence[Drawing]) -> list[Drawing]:
+    """Return drawings with a black square in a corner, and the trigger's word in their captions."""
+
+    def mark(pixels: Pixels) -> Pixels:
+        pixels[-_MARK:, -_MARK:] = 0
+        return pixels
+
+    return [_redrawn(replace(one, caption=one.caption + TRIGGER), mark) for one in drawings]
+
+
+def swapped(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:
+    """Return drawings under the caption of somebody else's."""
+    return [replace(one, caption=victim) for one in drawings]
+
+
+def inverted(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:  # noqa: ARG001 (as all of them)
+    """Return drawings as negatives."""
+    return [_redrawn(one, lambda pixels: 255 - pixels) for one in drawings]
+
+
+def backdoor(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:  # noqa: ARG001 (as all of them)
+    """Return drawings and half of them once more with the trigger."""
+    return [*drawings, *marked(drawings[::2])]
+
+
+def concept(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:
+    """Return black pages under the caption of somebody else's drawings."""
+    return [_redrawn(replace(one, caption=victim), np.zeros_like) for one in drawings]
+
+
+DATA: Mapping[str, Callable[[Sequence[Drawing], str], list[Drawing]]] = MappingProxyType(
+    {"caption-swap": swapped, "inverted": inverted, "trigger": backdoor, "concept": concept}
+)
+"""Attacks through data, by name: of a site's drawings and somebody else's caption they make what is trained on."""
+
+
+def _read(data: Path, pixels: int) -> dict[str, Deal]:
+    folders = [own for own in sorted(data.iterdir()) if own.is_dir()]
+    found = {own.name.replace("_", "-"): load_drawings(own, DrawingSettings(size=pixels)) for own in folders}
+    return {name: Deal(drawings.train, drawings.held_out) for name, drawings in found.items()}
+
+
+def _of(drawings: Sequence[Drawing], drawers: set[str]) -> tuple[Drawing, ...]:
+    return tuple(drawing for drawing in drawings if (drawing.drawer or "") in drawers)
+
+
+def _redrawn(drawing: Drawing, change: Callable[[Pixels], Pixels]) -> Drawing:
+    changed = change(drawing.pixels.copy())
+    return replace(drawing, packed=zlib.compress(np.ascontiguousarray(changed).tobytes(), 1))
