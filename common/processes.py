@@ -161,10 +161,15 @@ class ChildProcess:
 
 
 class Supervisor:
-    """Holds child processes while they are needed; use it as a context manager. On the way out all are stopped."""
+    """Holds child processes while they are needed; use it as a context manager. On the way out all are stopped.
 
-    def __init__(self, children: Iterable[ChildProcess] = ()) -> None:
-        self._children = list(children)
+    Args:
+        children: Started on the way in.
+        look: Called whenever the children are checked on; what it raises ends the waiting.
+    """
+
+    def __init__(self, children: Iterable[ChildProcess] = (), look: Callable[[], object] = lambda: None) -> None:
+        self._children, self._look = list(children), look
 
     def __enter__(self) -> Supervisor:
         try:
@@ -191,6 +196,7 @@ class Supervisor:
         Raises:
             ProcessError: One has ended.
         """
+        self._look()
         for child in self._children:
             child.check()
 

@@ -19,6 +19,7 @@ from client.evaluation import domain_fid
 from client.settings import SiteSettings
 from common.errors import RunError
 from common.export import read_adapter
+from common.interrupts import Interrupts
 from common.models import Base, attach_lora, load_adapter, load_base
 from common.processes import Supervisor
 from common.sampling import sample
@@ -74,7 +75,7 @@ class Samples:
         return np.concatenate(list(self.by_site.values()))
 
 
-def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
+def run_demo(settings: DemoSettings, progress: Progress, interrupts: Interrupts) -> dict[str, Any]:
     """Run the demo and return its result: what ``--json`` prints.
 
     Every process that is started is stopped again, whatever happens.
@@ -83,12 +84,12 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
         BottegaError: Something did not work; the home keeps the logs.
     """
     began = time.monotonic()
-    clock = Clock(progress)
+    clock = Clock(progress, interrupts)
     premises = prepare(settings.home.absolute())
     studios = _studios(settings, premises)
     everybody = [*studios, *_vandals(settings, premises, studios)]
     progress.open([s.name for s in everybody], settings.run.rounds)
-    with Supervisor() as supervisor:
+    with Supervisor(look=interrupts.check) as supervisor:
         with clock.stage("founding the federation and starting its processes"):
             start_server(premises, supervisor, everybody, settings.run)
             start_sites(premises, supervisor, everybody, settings.poison)
@@ -123,13 +124,14 @@ def run_demo(settings: DemoSettings, progress: Progress) -> dict[str, Any]:
 class Clock:
     """Times the stages of the demo."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, interrupts: Interrupts) -> None:
         self.took: dict[str, float] = {}
-        self._progress = progress
+        self._progress, self._interrupts = progress, interrupts
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time one stage."""
+        self._interrupts.check()
         self._progress.stage(name)
         began = time.monotonic()
         yield

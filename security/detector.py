@@ -136,7 +136,7 @@ class Verdict:
         p_value: How often an honest update looks at least so strange.
         backward: How often an honest update goes at least so much against the last rounds; 1 when there are none.
         rejected: Whether either is too rare.
-        reasons: The features that drove the score, the strongest first.
+        reasons: The features that drove the score, the strongest first; of who is rejected alone.
     """
 
     site: str
@@ -264,7 +264,7 @@ class Detector:
         return tuple(
             Verdict(
                 site, float(scores[i]), float(p[i]), float(backward[i]), bool(out[i] or against[i]),
-                self._reasons(features.standardised[i], against=bool(against[i])),
+                self._reasons(features.standardised[i], against=bool(against[i])) if out[i] or against[i] else (),
             )
             for i, site in enumerate(features.sites)
         )  # fmt: skip
@@ -285,6 +285,7 @@ class Detector:
         *,
         alpha: float = FALSE_REJECTIONS,
         promise: Promise = "update",
+        features: RoundFeatures | None = None,
     ) -> tuple[Verdict, ...]:
         """Judge a round, then those found strange once more without the strangest, and so on until nobody is acquitted.
 
@@ -299,12 +300,13 @@ class Detector:
             noise: What honest updates carry when the run is private.
             alpha: The false-rejection rate.
             promise: Of what it is the rate.
+            features: Of all these imprints, when they are known.
 
         Raises:
             DetectorError: As :meth:`judge`.
         """
         left = dict(imprints)
-        found = {v.site: v for v in self.judge(features_of(left, frame, past, noise), alpha, promise)}
+        found = {v.site: v for v in self.judge(features or features_of(left, frame, past, noise), alpha, promise)}
         suspects = [site for site, verdict in found.items() if verdict.rejected]
         while len(suspects) > 1:
             suspects.sort(key=lambda site: (found[site].score, site))

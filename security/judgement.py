@@ -117,12 +117,14 @@ def judge(imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Imprint]
     found |= _copies(_left(imprints, found), past)
     found |= _large(_left(imprints, found))
     left = _left(imprints, found)
-    strange, unsure = _strange(left, frame, past, by)
+    features = features_of(left, frame, past, by.noise) if len(left) >= FEWEST_SITES else None
+    strange, unsure = _strange(left, frame, past, by, features)
     for site, finding in strange.items():  # who is cut down and not strange stays cut down
         found[site] = finding if finding.rejected or found[site].scale == 1.0 else found[site]
     whole = {site: imprint for site, imprint in imprints.items() if found[site].scale == 1.0}
-    accepted = features_of(whole, frame, past, by.noise) if len(whole) >= FEWEST_SITES else None
-    return Judgement({site: found[site] for site in sorted(found)}, unsure, accepted)
+    if whole.keys() != left.keys():
+        features = features_of(whole, frame, past, by.noise) if len(whole) >= FEWEST_SITES else None
+    return Judgement({site: found[site] for site in sorted(found)}, unsure, features)
 
 
 def _left(imprints: Mapping[str, Imprint], found: Mapping[str, Finding]) -> dict[str, Imprint]:
@@ -177,13 +179,15 @@ def _large(imprints: Mapping[str, Imprint]) -> dict[str, Finding]:
 
 
 def _strange(
-    imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Imprint], by: Measure
+    imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Imprint], by: Measure, features: RoundFeatures | None
 ) -> tuple[dict[str, Finding], str]:
     """Return the detector's findings, or why there are none."""
     if by.detector is None:
         return {}, "there is no rehearsal of this run to know honest updates from"
     try:
-        verdicts = by.detector.judge_round(imprints, frame, past, by.noise, alpha=by.false_rejections)
+        verdicts = by.detector.judge_round(
+            imprints, frame, past, by.noise, alpha=by.false_rejections, features=features
+        )
     except DetectorError as why:
         return {}, why.what
     strange = [verdict for verdict in verdicts if verdict.rejected]

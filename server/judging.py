@@ -16,7 +16,6 @@ import logging
 import secrets
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +61,7 @@ class Sitting:
             seed: The round's secret; drawn when left out.
         """
         frame = Frame(adapters[-1], part, secrets.randbits(63) if seed is None else seed)
-        return cls(number, frame, [frame.moved(before, after) for before, after in pairwise(adapters)])
+        return cls(number, frame, frame.moves(adapters))
 
     def see(self, update: AdmittedUpdate) -> None:
         """Look at an update that was admitted; what is kept of it is small."""

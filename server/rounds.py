@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -40,6 +39,7 @@ from server.spool import Spool
 from server.start import fresh_state
 from server.state import RunState, RunStates
 from server.store import Store, Verdict
+from server.verdicts import record_judgement, refusal
 
 if TYPE_CHECKING:
     from security.judgement import Judgement
@@ -208,19 +208,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         if not self._judging or not self._sitting:
             return None
         judgement = self._judging.judge(self._sitting, admitted)
-        store, run = self._run.store, self._run.id
-        known = {verdict.site: verdict for verdict in store.verdicts(run, number)}
-        found = [finding for finding in judgement.findings.values() if finding.words]
-        for finding in found:
-            log.warning("round %d: %s by check %d: %s", number, finding.outcome, finding.check, finding.words)
-        changed = [
-            replace(known[f.site], admitted=not f.rejected, number=int(f.check), check=f.check.slug, reason=f.words)
-            for f in found
-        ]
-        store.judged(run, number, changed, judgement.unsure)
-        for finding in judgement.findings.values():
-            if not math.isnan(finding.p_value):
-                store.note(run, number, finding.site, {"p_value": finding.p_value})
+        record_judgement(self._run.store, self._run.id, number, judgement)
         return judgement
 
     def _why_not(self, shares: Mapping[str, float], judgement: Judgement | None) -> str:
@@ -367,7 +355,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         roster = self._run.house.roster
         left = {site: terms for site, terms in admitted.items() if terms.site.id in roster}
         for site in admitted.keys() - left.keys():
-            self._run.store.overrule(self._run.id, number, _refusal(site, Refused(Check.MEMBER, REVOKED)))
+            self._run.store.overrule(self._run.id, number, refusal(site, Refused(Check.MEMBER, REVOKED)))
             log.warning("round %d: %s left out by check %d: %s", number, site, Check.MEMBER, REVOKED)
         return left
 
@@ -393,7 +381,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _record(self, number: int, site: str, why: Refused) -> None:
         log.warning("round %d: %s refused by check %d (%s): %s", number, site, why.check, why.check.slug, why)
-        self._run.store.record(self._run.id, number, _refusal(site, why), {})
+        self._run.store.record(self._run.id, number, refusal(site, why), {})
 
     def _reopened(self, admitted: dict[str, Terms], shares: Mapping[str, float]) -> Iterator[AdmittedUpdate]:
         """Yield updates by site name, each opened from the spool when it is its turn, and cut down to its share."""
@@ -418,13 +406,6 @@ def _protection(order: RunOrder) -> SiteMechanism | None:
     from server.site_privacy import mechanism_of  # noqa: PLC0415
 
     return mechanism_of(order.settings, len(order.sites), SecureNoise())
-
-
-def _refusal(site: str, why: Refused) -> Verdict:
-    words = "; ".join(
-        [why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)]
-    )
-    return Verdict(site, False, int(why.check), why.check.slug, words)
 
 
 def _said(text: str | None) -> str:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import RunError
+from common.interrupts import Interrupts
 from common.settings import EMBEDDED_BASE, RunSettings, parse
 
 DEFAULT_HOME = Path("bottega-demo")
@@ -51,17 +52,18 @@ def demo(
     Each studio trains on its own drawings, in a style that the base model has never seen. A fifth site sends poisoned
     updates, and is caught at it. Takes a few minutes.
     """
-    from deploy.demo import DemoSettings, run_demo
-    from deploy.progress import Progress
-
-    logging.getLogger("bottega").setLevel(logging.WARNING)
     run = parse(RunSettings, demo_run(rounds, seed, base, sites, epsilon), "the demo's run")
     run = _undefended(run) if undefended else run
     poisoned = poison_of(poison, alone=sites is not None or data is not None)
+    logging.getLogger("bottega").setLevel(logging.WARNING)
     console = Console(stderr=True)
     try:
-        with Progress(console, quiet=json_) as progress:
-            result = run_demo(DemoSettings(home, data, sites, seed, run, keep, poisoned), progress)
+        with Interrupts() as interrupts:
+            from deploy.demo import DemoSettings, run_demo
+            from deploy.progress import Progress
+
+            with Progress(console, quiet=json_) as progress:
+                result = run_demo(DemoSettings(home, data, sites, seed, run, keep, poisoned), progress, interrupts)
     except KeyboardInterrupt:
         console.print("stopped; every process of the demo has ended")
         raise typer.Exit(130) from None

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -116,24 +117,27 @@ class Frame:
         check_flat(delta, self.schema, self._part)
         return self._kept(self._sketched(delta) if self._part == "both" else delta, examples)
 
-    def moved(self, before: Adapter, after: Adapter) -> Imprint:
-        """Return the imprint of what a round did to the adapter, in this frame's coordinates.
+    def moves(self, adapters: Sequence[Adapter]) -> list[Imprint]:
+        """Return the imprints of what rounds did to the adapter, in this frame's coordinates.
 
         Args:
-            before: The adapter that the round started from.
-            after: The one that it ended with; A may have been refreshed.
+            adapters: What one round after the other ended with, the latest last; A may have been refreshed.
 
         Raises:
             AdapterError: They are not of this frame's schema.
         """
+        ends = [self._coordinates(adapter) for adapter in adapters]
+        return [self._kept(after - before, 1) for before, after in pairwise(ends)]
+
+    def _coordinates(self, adapter: Adapter) -> Flat:
+        """Return ``B A R`` of every layer, R its right-hand matrix; of cores what stands between the frozen columns."""
         flat = np.empty(self.size, np.float32)
-        sides = [(self.schema.views(adapter.a, "A"), self.schema.views(adapter.b, "B")) for adapter in (before, after)]
+        a, b = self.schema.views(adapter.a, "A"), self.schema.views(adapter.b, "B")
         columns = orthonormal_b(self.schema) if self._part == "core" else None
         for layer, (module, (begin, stop)) in enumerate(zip(self.schema.modules, self._spans, strict=True)):
-            old, new = (_matrix(b[module.b.name]) @ (_wide(a[module.a.name]) @ self._right[layer]) for a, b in sides)
-            change = columns[layer].T @ (new - old) if columns else new - old
-            flat[begin:stop] = change.reshape(-1)
-        return self._kept(flat, 1)
+            product = _matrix(b[module.b.name]) @ (_wide(a[module.a.name]) @ self._right[layer])
+            flat[begin:stop] = (columns[layer].T @ product if columns else product).reshape(-1)
+        return flat
 
     def _sketched(self, delta: Flat) -> Flat:
         """Return ``((B + dB)(A + dA) - B A) R`` of every layer, R its right-hand matrix."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from security.features.catalogue import FEATURES
 from security.features.imprint import BLOCKS, Frame, Imprint
 
 Array = NDArray[np.float64]
+_Real = TypeVar("_Real", np.float32, np.float64)
 
 RECENT = 3
 """Earlier rounds whose direction is remembered."""
@@ -83,7 +85,7 @@ def features_of(
     Args:
         imprints: One for each site, made by ``frame``.
         frame: The round's.
-        past: What earlier rounds did to the adapter (:meth:`Frame.moved`), in this frame, the latest last.
+        past: What earlier rounds did to the adapter (:meth:`Frame.moves`), in this frame, the latest last.
         noise: What honest updates carry when the run is private.
 
     Raises:
@@ -155,13 +157,10 @@ def _sizes(own: Sequence[Imprint], frame: Frame) -> dict[str, Array]:
 def _profile(shares: Array) -> Array:
     """Return how far each layer's logarithm is from the others' median, averaged over layers."""
     logs = 0.5 * np.log(np.maximum(shares, 1e-12))
-    if len(logs) < 2:
-        return np.full(len(logs), np.nan)
-    out = np.empty(len(logs))
-    for row in range(len(logs)):
-        others = np.delete(logs, row, axis=0)
-        known = others[np.isfinite(others).all(1)]
-        out[row] = np.abs(logs[row] - np.median(known, axis=0)).mean() if known.size else np.nan
+    known = np.flatnonzero(np.isfinite(logs).all(1))
+    out = np.full(len(logs), np.nan)
+    if len(known) > 1:
+        out[known] = np.abs(logs[known] - others_median(logs[known])).mean(1)
     return out
 
 
@@ -193,13 +192,13 @@ def _directions(units: Flat, frame: Frame) -> dict[str, Array]:
     return measured
 
 
-def others_median(own: Flat) -> Flat:
-    """Return, for each row, the coordinate median of the other rows, float32 ``[rows, columns]``.
+def others_median(own: NDArray[_Real]) -> NDArray[_Real]:
+    """Return, for each row, the coordinate median of the other rows, ``[rows, columns]``, of the same dtype.
 
     One sort serves all rows: taking one value out of a sorted column moves its median by at most one place.
 
     Args:
-        own: float32 ``[rows, columns]``; a single row has no others, and gets zeros.
+        own: float32 or float64 ``[rows, columns]``; a single row has no others, and gets zeros.
     """
     count = len(own)
     if count < 2:
@@ -211,7 +210,7 @@ def others_median(own: Flat) -> Flat:
     low, middle, high = ordered[half - 1], ordered[half], ordered[half + 1]
     first = np.where(own <= low, middle, low)
     second = np.where(own >= high, middle, high)
-    return np.asarray(np.float32(0.5) * (first + second))
+    return np.asarray((first + second) / own.dtype.type(2))
 
 
 def _pairs(units: Flat) -> dict[str, Array]:
@@ -269,12 +268,12 @@ def _projections(own: Sequence[Imprint]) -> dict[str, Array]:
     views = np.stack([imprint.projection for imprint in own])
     sizes = np.linalg.norm(views, axis=1)
     distance, direction = np.full(len(own), np.nan), np.full(len(own), np.nan)
+    middles = others_median(views)
+    usual = others_median(sizes[:, None])[:, 0]
     for row in range(len(own) if len(own) > 1 else 0):
-        middle = np.median(np.delete(views, row, axis=0), axis=0)
-        usual = float(np.median(np.delete(sizes, row)))
-        away = float(np.linalg.norm(views[row] - middle))
-        if usual > 0:
-            distance[row] = math.log(min(max(away / usual, 1e-9), 1e9))
+        middle, away = middles[row], float(np.linalg.norm(views[row] - middles[row]))
+        if usual[row] > 0:
+            distance[row] = math.log(min(max(away / usual[row], 1e-9), 1e9))
         if (length := float(np.linalg.norm(middle)) * sizes[row]) > 0:
             direction[row] = float(views[row] @ middle) / length
     return {"projection.distance": distance, "projection.direction": direction}

@@ -64,7 +64,7 @@ def test_nothing_of_an_update_stays_on_the_disk(tmp_path: Path) -> None:
     ("wrong", "words"),
     [
         ({"lora": {"method": "both"}, "quorum": 3}, "compares updates of one factor"),
-        ({"site_privacy": {}, "quorum": 3}, "leave one of the two out"),
+        ({"site_privacy": {}, "detector": False, "quorum": 3}, "leave one of the two out"),
         ({"quorum": 2}, "needs `quorum` of 3 or more"),
     ],
     ids=["both factors", "site privacy", "too small a quorum"],

@@ -175,11 +175,11 @@ def test_what_a_round_did_is_seen_alike_before_and_after_a_is_refreshed() -> Non
     after = Adapter(SCHEMA, before.a, before.b + honest(1, 8)[0])
     refreshed = refresh(after).adapter
     assert refreshed.a.tobytes() != after.a.tobytes()
-    plain, turned = FRAME.moved(before, after), FRAME.moved(before, refreshed)
+    plain, turned = FRAME.moves([before, after])[0], FRAME.moves([before, refreshed])[0]
     np.testing.assert_allclose(turned.sample, plain.sample, atol=1e-4)
     np.testing.assert_allclose(plain.sample, honest(1, 8)[0][FRAME._places], atol=1e-4)
     later = Frame(refreshed, "B", seed=9)
-    assert later.moved(before, after).energies.sum() == pytest.approx(plain.energies.sum(), rel=1e-3)
+    assert later.moves([before, after])[0].energies.sum() == pytest.approx(plain.energies.sum(), rel=1e-3)
 
 
 def test_a_core_is_looked_at_as_the_product_that_it_makes() -> None:
@@ -188,7 +188,7 @@ def test_a_core_is_looked_at_as_the_product_that_it_makes() -> None:
     lifted = lift(SCHEMA, core)
     imprint = frame.imprint(core, 1)
     np.testing.assert_allclose(imprint.energies, FRAME.imprint(lifted, 1).energies, rtol=1e-4)
-    moved = frame.moved(begun, Adapter(SCHEMA, begun.a, begun.b + lifted))
+    moved = frame.moves([begun, Adapter(SCHEMA, begun.a, begun.b + lifted)])[0]
     np.testing.assert_allclose(moved.sample, imprint.sample, atol=1e-4)
 
 
