@@ -5,6 +5,8 @@ and by who drew them (*unlike*) or by chance (*alike*); runs are without privacy
 epsilon 8 (four rounds of two noised steps of one draw a drawing). Each cell is one whole run: which drawings, private
 or not, an attack of the zoo (`deploy/zoo.py`, and `benchmarks/poisoned_data.py` for those through data), a defence.
 
+Two rows are no attacks: *none*, and *outsider*, where one of twelve honest sites draws in negative.
+
 A cell holds the held-out loss at the honest sites, and for bottega who was rejected when. *Harm* is the share of the
 improvement of the run of the honest sites alone that is lost; below 0 the run with hostile sites was better. Hostile
 sites know everything: all honest updates, the detector and the round's secrets.
@@ -18,8 +20,8 @@ counts those that are missing. `byzfl`'s rules have no column: ours are held to 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
@@ -42,6 +44,9 @@ from server.start import fresh_state
 
 SITES = 12
 EVERY = 4
+OUTSIDER = "outsider"
+"""No attack: everybody is honest, and one site draws as nobody else does, in negative."""
+
 CLAIMED = 1_000_000
 """Drawings that a site which pads its count says it has."""
 
@@ -152,7 +157,7 @@ class Arena:
         wanted = [("none", "base"), ("none", "clean")]
         columns = defences(SITES // EVERY)
         ours = list(columns)[:2]
-        wanted += [(attack, defence) for attack in ("none", *attacks) for defence in ours]
+        wanted += [(attack, defence) for attack in ("none", OUTSIDER, *attacks) for defence in ours]
         if everybody:
             wanted += [(attack, defence) for attack in PEERS_MEET for defence in columns if defence not in ours]
         found = {(a, d): self.cells.cell(f"{self.name}/{a}/{d}", partial(self._measure, a, d)) for a, d in wanted}
@@ -169,7 +174,8 @@ class Arena:
             crowd, hostile = self._crowd(attack)
             run = self._simulation(crowd, hostile, defences(len(self.hostile))[defence])
         adapter = run.run()
-        facts = {"loss": losses(self.base, adapter, self.honest, self.run)["mean"], **self._rejections(run)}
+        bad: Collection[str] = () if attack in {"none", OUTSIDER} else self.hostile
+        facts = {"loss": losses(self.base, adapter, self.honest, self.run)["mean"], **self._rejections(run, bad)}
         if attack == "trigger" or defence == "clean":
             seen = [SimulatedSite(s.name, s.training, self._marked(self.deals[s.name])) for s in self.honest]
             facts["marked"] = losses(self.base, adapter, seen, self.run)["mean"]
@@ -197,19 +203,23 @@ class Arena:
         everybody = list(self.sites.values())
         if attack == "none":
             return everybody, None
+        if attack == OUTSIDER:
+            odd = min(self.hostile)
+            training = encode(self.base, DATA["inverted"](self.deals[odd].train, ""))
+            return [replace(site, training=training) if site.name == odd else site for site in everybody], None
         if attack == "padding":
             return everybody, Hostile(self.hostile, scaled(-1.0), CLAIMED)
         return everybody, Hostile(self.hostile, WIRE[attack])
 
-    def _rejections(self, run: Simulation) -> dict[str, object]:
+    def _rejections(self, run: Simulation, bad: Collection[str]) -> dict[str, object]:
         """Return how much of what was sent was refused or rejected, and for how long at a time."""
         rounds = sorted(run.found)
         out = {
             name: [run.found[number].get(name) in {"refused", "rejected"} for number in rounds] for name in self.deals
         }
-        good = [name for name in out if name not in self.hostile]
+        good = [name for name in out if name not in bad]
         return {
-            "hostile_out": mean(float(one) for name in self.hostile for one in out[name]),
+            "hostile_out": mean(float(one) for name in bad for one in out[name]) if bad else 0.0,
             "honest_out": mean(float(one) for name in good for one in out[name]),
             "consecutive": max(_longest(out[name]) for name in good),
         }

@@ -23,11 +23,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from common.quantise import Flat
 from security.admission import Check
 from security.conformal import DetectorError
 from security.detector import FEWEST_SITES, Detector
-from security.features import Frame, Imprint, NoiseModel, RoundFeatures, features_of
+from security.features import Frame, Imprint, NoiseModel, RoundFeatures, features_of, unit_samples
 
 COPY = 1 - 1e-4
 """Cosine from which on two updates are one. Honest ones of kindred sites reach 0.9; int8 rounding costs 1e-5."""
@@ -141,22 +140,19 @@ def _empty(imprints: Mapping[str, Imprint]) -> dict[str, Finding]:
 
 
 def _copies(imprints: Mapping[str, Imprint], past: Sequence[Imprint]) -> dict[str, Finding]:
+    if not imprints:
+        return {}
     found: dict[str, Finding] = {}
-    units = {site: _unit(imprint.sample) for site, imprint in imprints.items()}
-    before = [_unit(imprint.sample) for imprint in past]
-    for site, own in units.items():
-        if any(float(own @ other) > COPY for name, other in units.items() if name != site):
+    units = unit_samples(list(imprints.values()))
+    others = units @ units.T > COPY
+    np.fill_diagonal(others, val=False)
+    earlier = units @ unit_samples(past).T > COPY if past else np.zeros((len(units), 0), bool)
+    for place, site in enumerate(imprints):
+        if others[place].any():
             found[site] = Finding(site, Check.COPY, f"the update of {site} is a copy of another's", 0.0)
-        elif any(float(own @ other) > COPY for other in before):
+        elif earlier[place].any():
             found[site] = Finding(site, Check.COPY, f"the update of {site} is what an earlier round did", 0.0)
     return found
-
-
-def _unit(sample: Flat) -> Flat:
-    """Return a sample as a unit vector; zeros stay zeros."""
-    # By the largest first: the square of a tiny number is 0 in float32.
-    scaled = sample / (np.float32(np.abs(sample).max(initial=0.0)) or np.float32(1))
-    return np.asarray(scaled / (np.linalg.norm(scaled) or np.float32(1)))
 
 
 def _large(imprints: Mapping[str, Imprint]) -> dict[str, Finding]:

@@ -95,7 +95,7 @@ def features_of(
         raise DetectorError("there is no update to take features of", got="0 updates", expected="at least 1")
     sites = tuple(sorted(imprints))
     own = [imprints[site] for site in sites]
-    units = _units(own)
+    units = unit_samples(own)
     measured = (
         _sizes(own, frame) | _directions(units, frame) | _pairs(units) | _pasts(units, past) | _shapes(units, own)
         | _projections(own) | _noises(units, own, noise)
@@ -122,8 +122,12 @@ def standardise(values: Array) -> Array:
     return out.clip(-_FURTHEST, _FURTHEST)
 
 
-def _units(own: Sequence[Imprint]) -> Flat:
-    """Return the samples as unit vectors, float32 [sites, places]; zeros stay zeros."""
+def unit_samples(own: Sequence[Imprint]) -> Flat:
+    """Return the samples as unit vectors, float32 ``[imprints, places]``; zeros stay zeros.
+
+    Args:
+        own: At least one.
+    """
     units = np.empty((len(own), len(own[0].sample)), np.float32)
     for place, imprint in enumerate(own):
         units[place] = imprint.sample
@@ -233,7 +237,7 @@ def _pairs(units: Flat) -> dict[str, Array]:
 
 def _pasts(units: Flat, past: Sequence[Imprint]) -> dict[str, Array]:
     names = ("past.last", "past.recent", "past.copy")
-    before = _units(past[-RECENT:]) if past else units[:0]
+    before = unit_samples(past[-RECENT:]) if past else units[:0]
     before = before[_present(before)]
     if not len(before):
         return {name: np.full(len(units), np.nan) for name in names}
