@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+_WIDE = 220
+"""Characters a line where nobody looks through a terminal: a table is not to be cut."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
         grid.add_column(column, justify="right" if index else "left")
     for row in rows:
         grid.add_row(*row)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
     console.print(grid)
 
