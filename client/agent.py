@@ -130,7 +130,8 @@ class SiteAgent:
             raise AgentError("the task asks for no known work", got=int(task.work), expected="to train or to measure")
         order = self._believed(task.order)
         order.check_asks(self.identity.id, header.run, header.round_number)
-        return Job(order, task.work, header.round_number, task.told if task.HasField("told") else None)
+        told = task.told if task.HasField("told") else None
+        return Job(order, task.work, header.round_number, told, tuple(task.candidates))
 
     def _believed(self, signed: bytes) -> RunOrder:
         try:

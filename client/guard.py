@@ -6,14 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from client.ballot import Secrecy
 from client.budget import Budget, Head
-from client.drawings import Drawing
+from client.drawings import Drawing, DrawingSettings
 from client.units import Unit, units_of
 from common.proto import bottega_pb2 as pb
-from common.settings import PrivacySettings
+from common.settings import CrossValidationSettings, PrivacySettings
 from security.accounting import Steps
 from security.noise import NoiseSource
-from security.privacy_plan import planned_steps
+from security.privacy_plan import planned_ballot, planned_steps
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,15 @@ class Guard:
         budget: The site's.
         drawings: The training split, in the order of its encoded rows.
         source: Where noise and coins come from.
+        held_out: The held-out split, likewise.
+        fraction: Of all drawings that are held out, as the site's settings have it.
     """
 
     budget: Budget
     drawings: Sequence[Drawing]
     source: NoiseSource
+    held_out: Sequence[Drawing] = ()
+    fraction: float = DrawingSettings().held_out_fraction
 
     def check_not_behind(self, told: pb.BudgetHead) -> None:
         """Refuse a record that has forgotten what it told of itself before.
@@ -75,6 +80,39 @@ class Guard:
         count = self.budget.count(privacy.unit, units, self.source, now_ms)
         allowed = self.budget.reserve(run, number, steps, units, now_ms)
         return Allowance(allowed, steps, count, self._told(run, privacy, steps))
+
+    def allow_ballot(
+        self, run: str, number: int, rounds: int, privacy: PrivacySettings, ballots: CrossValidationSettings,
+        now_ms: int,
+    ) -> tuple[tuple[Unit, ...], Secrecy]:  # fmt: skip
+        """Spend what a ballot may cost the held-out drawings; those that are trained on it costs nothing.
+
+        How many are looked at follows from the number of drawings as it was told, with noise on it. A site that holds
+        out none answers with noise alone, so that this does not show.
+
+        Args:
+            run: The run's id.
+            number: The round.
+            rounds: How many rounds of the run train.
+            privacy: The run's settings, by drawing.
+            ballots: Likewise.
+            now_ms: Unix time, milliseconds.
+
+        Returns:
+            The held-out drawings that may be looked at, and what protects them.
+
+        Raises:
+            BudgetError: The budget does not allow it, or cannot be believed.
+            PrivacyError: No noise suffices for so small an epsilon.
+        """
+        limits = self.budget.settings
+        count = self.budget.count("drawing", units_of(self.drawings, "drawing"), self.source, now_ms)
+        held_out = max(1.0, count * self.fraction / (1 - self.fraction))
+        most = math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run
+        step = planned_ballot(privacy, ballots, rounds, min(1.0, ballots.drawings / held_out), most, limits.delta)
+        units = units_of(self.held_out, "drawing")
+        allowed = self.budget.reserve(run, number, step, units, now_ms) if units else ()
+        return allowed, Secrecy(step, self.source)
 
     def allow_look(self, run: str, now_ms: int) -> None:
         """Let the site look at a run's adapter once, to object to it or not.

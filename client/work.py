@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.ballot import cast
+from client.budget import BudgetError
 from client.dataset import TrainingSet
 from client.drawings import Drawing
 from client.final_look import ObjectionError, check_copies
@@ -19,13 +22,17 @@ from client.guard import Guard
 from client.policy import Asked, HouseRules, Stopwatch, check_rules
 from client.private_training import Mechanism, train_privately
 from client.training import held_out_loss, train
+from client.units import Unit
 from common.adapter_schema import Adapter, AdapterSchema, split
 from common.adapters import pack, unpack
+from common.candidates import unpack_candidates
 from common.errors import AdapterError, BaseModelError, PrivacyError
 from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, PrivacySettings
 from security.run_order import RunOrder
+
+log = logging.getLogger("bottega.site")
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,14 @@ class Job:
         work: To train, or to take the last look at the adapter.
         number: The round.
         told: How far the record of the site's budget went when the site last told of it; None if it never did.
+        candidates: Bytes of each candidate that comes behind the adapter.
     """
 
     order: RunOrder
     work: pb.Work.ValueType
     number: int
     told: pb.BudgetHead | None = None
+    candidates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,10 +124,10 @@ class Bench:
                     "the run is for another base model", got=self._base.digest[:16], expected=order.base_digest[:16]
                 )
             schema = self._fitted(order)
-            adapter = _adapter(schema, open_body())
+            adapter, candidates = opened_adapters(schema, open_body(), job.candidates)
             try:
                 self.doing = f"{order.run} round {job.number}"
-                return self._worked(job, schema, adapter)
+                return self._worked(job, schema, adapter, candidates)
             finally:
                 self.doing = "waiting"
 
@@ -131,19 +140,20 @@ class Bench:
             raise AdapterError("the order's adapter schema is not the one that its settings make on this base")
         return self._schema
 
-    def _worked(self, job: Job, schema: AdapterSchema, adapter: Adapter) -> Answer:
+    def _worked(self, job: Job, schema: AdapterSchema, adapter: Adapter, candidates: Sequence[Adapter]) -> Answer:
         terms = job.order.settings
         if job.work == pb.WORK_EVALUATE:
             return self._looked_at(job, adapter)
+        ballot = self._ballot(job, adapter, candidates)
         if terms.privacy:
-            return self._privately(job, terms.privacy, schema, adapter)
+            return self._privately(job, terms.privacy, schema, adapter, ballot)
         metrics = self._measured(job, adapter)
         seed = _own_seed(terms.seed, job.number, self._site)
         in_time = Stopwatch(self._rules, time.monotonic)
         done = train(self._base, adapter, self._training, terms.lora, terms.training, seed, in_time)
         metrics["training_loss"] = done.loss
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
-        return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds), body)
+        return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds, ballot=ballot), body)
 
     def _looked_at(self, job: Job, adapter: Adapter) -> Answer:
         """Take the last look at an adapter: object to it, or say what may be said of it."""
@@ -164,7 +174,29 @@ class Bench:
             return {}
         return {"held_out_loss": held_out_loss(self._base, adapter, self._held_out, job.order.settings.training)}
 
-    def _privately(self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter) -> Answer:
+    def _ballot(self, job: Job, adapter: Adapter, candidates: Sequence[Adapter]) -> list[float]:
+        """Say how far each of some groups of updates brought the held-out drawings; nothing if nothing may be said."""
+        settings, terms = job.order.settings.cross_validation, job.order.settings
+        if not candidates or settings is None:
+            return []
+        if not terms.privacy:
+            rows = range(min(len(self._held_out), settings.drawings))
+            return cast(self._base, adapter, candidates, self._held_out, [Unit(frozenset(), (row,)) for row in rows])
+        if self._guard is None:
+            raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
+        now_ms = int(time.time() * 1000)
+        try:
+            may = self._guard.allow_ballot(
+                job.order.run, job.number, terms.rounds, terms.privacy, settings, now_ms
+            )  # fmt: skip
+        except BudgetError as why:
+            log.warning("round %d of run %s: no ballot: %s", job.number, job.order.run, why)
+            return []
+        return cast(self._base, adapter, candidates, self._held_out, *may)
+
+    def _privately(
+        self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter, ballot: Sequence[float]
+    ) -> Answer:
         """Train under the budget. Nothing that depends on a drawing leaves but what was noised and accounted for."""
         if self._guard is None:
             raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
@@ -187,7 +219,7 @@ class Bench:
         )
         seed = _own_seed(terms.seed, job.number, self._site)
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
-        return Answer(pb.Update(examples=may.count, privacy=may.told), body)
+        return Answer(pb.Update(examples=may.count, privacy=may.told, ballot=ballot), body)
 
 
 def asked(order: RunOrder) -> Asked:
@@ -198,9 +230,25 @@ def asked(order: RunOrder) -> Asked:
     )
 
 
-def _adapter(schema: AdapterSchema, body: memoryview) -> Adapter:
-    both: NDArray[np.float32] = unpack(body, schema, "both")
-    return split(schema, both)
+def opened_adapters(
+    schema: AdapterSchema, body: memoryview, candidates: Sequence[int]
+) -> tuple[Adapter, list[Adapter]]:
+    """Return the adapter of a task's body, and the candidates behind it.
+
+    Args:
+        schema: Of them all.
+        body: The task's.
+        candidates: Bytes of each candidate.
+
+    Raises:
+        AdapterError: One does not fit, or there are too many.
+    """
+    end = body.nbytes - sum(candidates)
+    if end < 0:
+        raise AdapterError("the task's candidates", got=f"{body.nbytes} bytes", expected=f"{sum(candidates)} and more")
+    both: NDArray[np.float32] = unpack(body[:end], schema, "both")
+    adapter = split(schema, both)
+    return adapter, unpack_candidates(adapter, body[end:], candidates)
 
 
 def _own_seed(seed: int, number: int, site: str) -> int:

@@ -46,7 +46,10 @@ def set_up(home: SiteHome, settings: SiteSettings) -> Workplace:
     drawings = load_drawings(Path(settings.data), settings.drawings.model_copy(update={"size": base.pixels}))
     if not drawings.train:
         raise DrawingsError("there is no drawing to train on", got="0 usable drawings", expected="at least 2")
-    guard = Guard(Budget(home.budget, open_vault(home), settings.privacy), drawings.train, SecureNoise())
+    guard = Guard(
+        Budget(home.budget, open_vault(home), settings.privacy), drawings.train, SecureNoise(), drawings.held_out,
+        settings.drawings.held_out_fraction,
+    )  # fmt: skip
     bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules, guard, drawings.train)
     return Workplace(base, drawings, bench)
 

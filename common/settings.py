@@ -170,8 +170,19 @@ class RobustSettings(Settings):
         return self
 
 
+class CrossValidationSettings(Settings):
+    """How sites tell whose updates make the model worse on their drawings (``server/cross_validation.py``)."""
+
+    drawings: Annotated[int, Field(ge=8)] = 24
+    """Held-out drawings that a site compares groups of updates on, about so many."""
+    harm: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Sites are left out where a round goes less far by more than this share because of them."""
+    epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 4.0
+    """What all ballots of a private run may cost a held-out drawing; no more than the run's own epsilon."""
+
+
 class DetectorSettings(Settings):
-    """How updates that are unlike honest ones are found (``security/judgement.py``)."""
+    """How updates that are unlike honest ones are found (``security/judgement.py``), and harmful ones."""
 
     kind: DetectorName = "autoencoder"
     """Which of PyOD's detectors looks at the features of an update."""
@@ -180,6 +191,8 @@ class DetectorSettings(Settings):
     unsure: Literal["go_on", "wait"] = "go_on"
     """Where it cannot judge (no rehearsal, too few updates): ``go_on`` closes the round with what the other checks
     leave and the rule of aggregation; ``wait`` leaves the adapter as it is."""
+    cross_validation: CrossValidationSettings | Literal[False] = CrossValidationSettings()
+    """Of six sites or more. It takes updates of one factor, and in a private run ``privacy.unit = "drawing"``."""
 
 
 class AggregationSettings(Settings):
@@ -235,6 +248,18 @@ class RunSettings(Settings):
     def steps(self) -> int:
         """Optimiser steps a round."""
         return self.privacy.steps if self.privacy else self.training.steps
+
+    @property
+    def cross_validation(self) -> CrossValidationSettings | None:
+        """How sites judge each other's work; None where the run has no detector or cannot have it.
+
+        Under ``both`` groups of updates have no coordinates in common. And an artist may have drawings in both splits,
+        so that a ballot would cost what training has spent.
+        """
+        by_artist = self.privacy and self.privacy.unit == "artist"
+        if not self.detector or self.lora.method == "both" or by_artist:
+            return None
+        return self.detector.cross_validation or None
 
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
@@ -341,6 +366,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 
 _CLASSES = frozenset(
-    {PrivacySettings.__name__, SitePrivacySettings.__name__, RobustSettings.__name__, DetectorSettings.__name__}
+    one.__name__
+    for one in (PrivacySettings, SitePrivacySettings, RobustSettings, DetectorSettings, CrossValidationSettings)
 )
 """What pydantic puts into the place of an error, for a table that may also be `false`."""

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from client.ballot import Secrecy, cast
 from client.dataset import TrainingSet
 from client.private_training import Mechanism, train_privately
 from client.training import TrainingResult, held_out_loss, train
@@ -34,10 +35,12 @@ from security.identity import Identity
 from security.judgement import Judgement, judge
 from security.names import Role, SpiffeId
 from security.noise import SeededNoise
-from security.privacy_plan import planned_steps
+from security.privacy_plan import planned_ballot, planned_steps
 from security.rehearsal import Rehearsal
 from security.replay import NonceBook
 from server.aggregation import Round, aggregate
+from server.cross_validation import Harm
+from server.examination import Closed, Examination
 from server.judging import REMEMBERED, Sitting
 from server.learning import Learning
 from server.site_privacy import mechanism_of
@@ -73,11 +76,13 @@ class Hostile:
         sites: Their names.
         attack: Makes what they send of what everybody would have sent.
         claims: How many drawings they say they have; the truth when left out.
+        slander: Whether their ballots speak for groups that they are in and against all others.
     """
 
     sites: frozenset[str]
     attack: Attack
     claims: int | None = None
+    slander: bool = False
 
 
 class Simulation:
@@ -105,14 +110,17 @@ class Simulation:
         self._hostile, self._crowd = hostile, Crowd(hostile, settings.seed) if hostile else None
         self._learning = _learning(settings, rehearsal)
         self._adapters = deque([self.state.adapter], REMEMBERED + 1)
+        cross = settings.cross_validation
+        self._examination = Examination(cross, np.random.default_rng([settings.seed, 18])) if cross else None
+        self._candidates: list[Flat] = []
         self.found: dict[int, dict[str, str]] = {}
-        """By round and site: ``refused`` by admission, or as judged ``admitted``, ``clipped`` or ``rejected``."""
+        """By round and site: ``refused`` by admission, ``admitted``, ``clipped`` or ``rejected`` as judged, ``harmful``
+        as examined."""
 
     def run(self, seen: Callable[[int, Adapter], None] | None = None) -> Adapter:
         """Run every round and return the adapter; ``seen`` is called after each with its number and the adapter."""
         for number in range(1, self._settings.rounds + 1):
-            updates = self.updates(number)
-            self.close(number, self._judged(number, updates) if self._learning else updates)
+            self._close_examined(number, self.updates(number))
             if seen is not None:
                 seen(number, self.state.adapter)
         return self.state.adapter
@@ -153,20 +161,42 @@ class Simulation:
         """Average a round's updates; with fewer than a quorum the adapter stays."""
         settings = self._settings
         if len(updates) >= min(settings.quorum, len(self._sites)):
-            round_ = Round(number, settings.lora.method, settings.aggregation, self._protected, len(updates))
-            self.state = aggregate(round_, self.state, updates)
+            self.state = aggregate(self._as_round(number, len(updates)), self.state, updates)
         self._adapters.append(self.state.adapter)
 
-    def _judged(self, number: int, updates: Sequence[AdmittedUpdate]) -> list[AdmittedUpdate]:
-        """Return what is averaged of a round's updates."""
-        if self._learning is None:
-            return list(updates)
-        judgement = self._judgement(self._learning, number, updates)
+    def _close_examined(self, number: int, updates: Sequence[AdmittedUpdate]) -> None:
+        """Judge a round's updates, leave out who does harm, average the others, and begin to examine the round."""
+        judgement = self._judgement(self._learning, number, updates) if self._learning else None
+        judged = self._judged(number, updates, judgement) if judgement else list(updates)
+        harm = self._harm(number, judged)
+        if judgement and self._learning and (accepted := judgement.without(harm.sites).accepted) is not None:
+            self._learning.add(number, accepted)
+        start, averaged = self.state, [update for update in judged if update.site not in harm.sites]
+        self.close(number, averaged)
+        if self._examination and averaged and number < self._settings.rounds:
+            by_site = {update.site: update for update in judged}
+            closed = Closed(
+                self._as_round(number, len(averaged)), start, self.state, frozenset(one.site for one in averaged),
+                lambda sites: (by_site[site] for site in sorted(sites)), lambda: None,
+            )  # fmt: skip
+            self._candidates = self._examination.ask(closed, list(by_site))
+
+    def _judged(self, number: int, updates: Sequence[AdmittedUpdate], judgement: Judgement) -> list[AdmittedUpdate]:
+        """Return what judging leaves of a round's updates."""
         self.found[number] |= {site: finding.outcome for site, finding in judgement.findings.items()}
-        if judgement.accepted is not None:
-            self._learning.add(number, judgement.accepted)
         shares = {site: np.float32(finding.scale) for site, finding in judgement.findings.items()}
         return [replace(one, delta=one.delta * shares[one.site]) for one in updates if shares[one.site]]
+
+    def _harm(self, number: int, judged: Sequence[AdmittedUpdate]) -> Harm:
+        """Hear the ballots, and take back what was averaged of sites that do harm."""
+        if self._examination is None:
+            return Harm()
+        harm = self._examination.hear({update.site: update.ballot for update in judged})
+        self.found[number] |= dict.fromkeys(harm.sites.intersection(self.found[number]), "harmful")
+        if (state := self._examination.taken_back(harm.sites)) is not None:
+            self.found[number - 1] |= dict.fromkeys(self._examination.averaged(harm.sites), "harmful")
+            self.state, self._adapters[-1] = state, state.adapter
+        return harm
 
     def _judgement(self, learning: Learning, number: int, updates: Sequence[AdmittedUpdate]) -> Judgement:
         if not self._settings.detector:
@@ -187,18 +217,27 @@ class Simulation:
 
         return passing
 
+    def _as_round(self, number: int, updates: int) -> Round:
+        settings = self._settings
+        return Round(number, settings.lora.method, settings.aggregation, self._protected, updates)
+
     def _told(self, site: str, said: pb.Update) -> pb.Update:
         """Return what a site says of its update."""
-        if self._hostile and self._hostile.claims and site in self._hostile.sites:
-            said.examples = self._hostile.claims
+        hostile = self._hostile
+        if hostile is None or site not in hostile.sites:
+            return said
+        said.examples = hostile.claims or said.examples
+        if hostile.slander and self._examination and said.ballot:
+            said.ballot[1:] = [0.6 if hostile.sites.intersection(g) else -0.6 for g in self._examination.groups]
         return said
 
     def _trained(self, site: SimulatedSite, seed: int) -> tuple[TrainingResult, pb.Update]:
         """Train as the settings say, and return what the update says of it. Noise can be foretold: nothing leaves."""
         settings, adapter = self._settings, self.state.adapter
+        ballot = self._ballot(site, seed)
         if not settings.privacy:
             done = train(self._base, adapter, site.training, settings.lora, settings.training, seed)
-            return done, pb.Update(examples=done.examples, metrics={"training_loss": done.loss})
+            return done, pb.Update(examples=done.examples, metrics={"training_loss": done.loss}, ballot=ballot)
         privacy = settings.privacy
         steps = planned_steps(privacy, settings.rounds, privacy.epsilon, privacy.delta)
         told = settings.training.model_copy(update={"steps": steps.count, "learning_rate": privacy.learning_rate})
@@ -211,7 +250,21 @@ class Simulation:
             clip=privacy.clip, rate=steps.rate, steps=steps.count, multiplicity=privacy.multiplicity,
             budget=pb.BudgetHead(digest=bytes(32)),
         )  # fmt: skip
-        return done, pb.Update(examples=done.examples, privacy=said)
+        return done, pb.Update(examples=done.examples, privacy=said, ballot=ballot)
+
+    def _ballot(self, site: SimulatedSite, seed: int) -> list[float]:
+        """Return what a site says of the last round's groups."""
+        settings, adapter = self._settings, self.state.adapter
+        cross, most = settings.cross_validation, len(site.held_out)
+        if cross is None or not self._candidates:
+            return []
+        candidates = [replace(adapter, b=b) for b in self._candidates]
+        units = [Unit(frozenset(), (row,)) for row in range(most)]
+        if not settings.privacy:
+            return cast(self._base, adapter, candidates, site.held_out, units[: cross.drawings])
+        privacy, rate = settings.privacy, min(1.0, cross.drawings / most)
+        step = planned_ballot(privacy, cross, settings.rounds, rate, privacy.epsilon, privacy.delta)
+        return cast(self._base, adapter, candidates, site.held_out, units, Secrecy(step, SeededNoise(seed + 1)))
 
     def _carried(self, site: str, number: int, delta: Flat, update: pb.Update, seed: int) -> AdmittedUpdate:
         """Seal an update as the site would, and admit it as the server would."""
@@ -227,7 +280,7 @@ class Simulation:
         terms = Terms(
             server=self._server, site=keys.peer, run=RUN, round_number=number, task_nonce=task, schema=self.schema,
             part=part, encoding=settings.encoding, norm_bound=settings.aggregation.norm_bound,
-            closes_at_ms=now + _HOUR_MS, privacy=settings.privacy,
+            closes_at_ms=now + _HOUR_MS, privacy=settings.privacy, ballot=len(self._candidates),
         )  # fmt: skip
         return admit(letter, body.ciphertext, terms, now_ms=now, nonces=self._nonces)
 

@@ -58,6 +58,7 @@ class Check(IntEnum):
     SIZE = 15
     COPY = 16
     ANOMALY = 17
+    HARM = 18
 
     @property
     def slug(self) -> str:
@@ -96,6 +97,7 @@ class Terms:
         norm_bound: The largest L2 norm that is admitted.
         privacy: How the drawings were to be protected; False when the run is not private.
         closes_at_ms: When the round closes, Unix time in milliseconds.
+        ballot: How many numbers a ballot has; 0 where none is asked for.
     """
 
     server: Identity
@@ -109,6 +111,7 @@ class Terms:
     norm_bound: float
     closes_at_ms: int
     privacy: PrivacySettings | Literal[False] = False
+    ballot: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ class AdmittedUpdate:
         digest: SHA-256 (hex) of the sealed body.
         seconds: Of work, as the site reports.
         budget: How far the record of the site's privacy budget goes; None when the run is not private.
+        ballot: Finite numbers about the round before, as many as were asked for; empty where the site says nothing.
     """
 
     site: str
@@ -134,6 +138,7 @@ class AdmittedUpdate:
     digest: str
     seconds: float
     budget: pb.BudgetHead | None = None
+    ballot: tuple[float, ...] = ()
 
 
 def admit(
@@ -147,7 +152,8 @@ def admit(
 ) -> AdmittedUpdate:
     """Admit an answer or refuse it by the first check that fails.
 
-    Checks 15 to 17 hold an update against the others of its round (:mod:`security.judgement`). Check 1, that there is
+    Checks 15 to 17 hold an update against the others of its round (:mod:`security.judgement`), check 18 against the
+    drawings of other sites (``server/cross_validation.py``). Check 1, that there is
     an answer at all, check 11, that its sealed bytes lie safely in the spool, and check 12, that the site is still a
     member, are the round loop's; the others stand here in order.
 
@@ -160,7 +166,7 @@ def admit(
     6. body: the sealed body is the one the letter names, and opens.
     7. schema: it holds every tensor of the schema and no other, with the shapes and the encoding asked for.
     8. finite: no NaN, no infinity, in tensors or in numbers reported.
-    9. claims: at least one example.
+    9. claims: at least one example; a ballot of as many numbers as were asked for, or none.
     10. norm: its L2 norm is within the bound.
     13. privacy: in a private run, it says how its drawings were protected, and that is what was asked.
     14. objection: asked for its last look at the adapter, the site does not object to its release.
@@ -200,6 +206,11 @@ def admit(
             Check.CLAIMS, "the update claims no example, or too many", got=update.examples,
             expected=f"1 to {MOST_EXAMPLES}",
         )  # fmt: skip
+    if len(update.ballot) not in {0, terms.ballot}:
+        raise Refused(
+            Check.CLAIMS, "the ballot has another length than was asked for", got=len(update.ballot),
+            expected=terms.ballot,
+        )  # fmt: skip
     # 10
     norm = l2_norm(delta)
     if norm > terms.norm_bound:
@@ -218,6 +229,7 @@ def admit(
         digest=opened.header.body_sha256.hex(),
         seconds=update.seconds,
         budget=update.privacy.budget if terms.privacy else None,
+        ballot=tuple(update.ballot),
     )
 
 
@@ -317,7 +329,7 @@ def _tensors(plain: memoryview, terms: Terms, out: NDArray[np.float32] | None) -
 
 def _finite_metrics(update: pb.Update) -> dict[str, float]:
     metrics = {_plain(name)[:40]: value for name, value in update.metrics.items()}
-    if len(metrics) > 32 or not np.isfinite([*metrics.values(), update.seconds]).all():
+    if len(metrics) > 32 or not np.isfinite([*metrics.values(), update.seconds, *update.ballot]).all():
         raise Refused(
             Check.FINITE, "a reported number is not finite, or there are too many", expected="at most 32 finite numbers"
         )

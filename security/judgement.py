@@ -18,8 +18,8 @@ its settings say.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -85,6 +85,10 @@ class Judgement:
     findings: Mapping[str, Finding]
     unsure: str = ""
     accepted: RoundFeatures | None = field(default=None, repr=False)
+
+    def without(self, sites: Collection[str]) -> Judgement:
+        """Return the judgement with some sites' updates no longer among the accepted."""
+        return replace(self, accepted=self.accepted and self.accepted.without(sites))
 
 
 @dataclass(frozen=True)

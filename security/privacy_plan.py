@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from common.settings import PrivacySettings, SitePrivacySettings
+from common.settings import CrossValidationSettings, PrivacySettings, SitePrivacySettings
 from security.accounting import Steps, multiplier_for
 
 
@@ -27,6 +27,26 @@ def planned_steps(privacy: PrivacySettings, rounds: int, epsilon: float, delta: 
     """
     tightest = min(epsilon, privacy.epsilon), min(delta, privacy.delta)
     return Steps(_multiplier(*tightest, privacy.rate, rounds * privacy.steps), privacy.rate, privacy.steps)
+
+
+def planned_ballot(
+    privacy: PrivacySettings, ballots: CrossValidationSettings, rounds: int, rate: float, epsilon: float, delta: float
+) -> Steps:
+    """Return the one step that a ballot is, with the noise with which all ballots of a run stay within an epsilon.
+
+    Args:
+        privacy: The run's settings.
+        ballots: Likewise; the smallest of all epsilons counts.
+        rounds: How many rounds train; each but the first asks for a ballot.
+        rate: The chance of each held-out drawing to be looked at.
+        epsilon: What the site allows the run.
+        delta: What the site accounts with.
+
+    Raises:
+        PrivacyError: No noise that is of any use suffices.
+    """
+    tightest = min(epsilon, privacy.epsilon, ballots.epsilon), min(delta, privacy.delta)
+    return Steps(_multiplier(*tightest, rate, max(1, rounds - 1)), rate, 1)
 
 
 def planned_rounds(privacy: SitePrivacySettings, rounds: int) -> Steps:

@@ -13,6 +13,7 @@ Elementwise float32 arithmetic only, so equal inputs give equal bytes on every m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from safetensors.numpy import load, save
 from common.adapters import AdapterSchema, Flat
 from common.errors import AggregationError
 from common.settings import AggregationSettings
+
+Bases: TypeAlias = tuple[NDArray[np.float64], ...]
+"""For each module, float64 [r, r]: the matrix T with ``B_new = B T`` and ``T A_new = A``."""
 
 BETA_2 = 0.99
 TAU = 1e-3
@@ -100,7 +104,7 @@ def step(settings: AggregationSettings, memory: Memory, mean: Flat) -> tuple[Mem
     return new, change
 
 
-def turned(memory: Memory, schema: AdapterSchema, bases: tuple[NDArray[np.float64], ...]) -> Memory:
+def turned(memory: Memory, schema: AdapterSchema, bases: Bases) -> Memory:
     """Move a memory in B's coordinates along with a refresh of A.
 
     Momentum is a sum of updates of B, so it moves as B does: ``m T``. Squares belong to coordinates, and none that
@@ -115,16 +119,21 @@ def turned(memory: Memory, schema: AdapterSchema, bases: tuple[NDArray[np.float6
         AggregationError: The memory is not of this schema's B.
     """
     squares = tuple(basis**2 for basis in bases)
-    return Memory(_times(memory.momentum, schema, bases), _times(memory.square, schema, squares))
+    return Memory(times(memory.momentum, schema, bases), times(memory.square, schema, squares))
 
 
-def _times(flat: Flat, schema: AdapterSchema, matrices: tuple[NDArray[np.float64], ...]) -> Flat:
+def times(flat: Flat, schema: AdapterSchema, bases: Bases) -> Flat:
+    """Return ``m T`` of every module, float32; of an empty vector an empty one.
+
+    Raises:
+        AggregationError: The vector is not of this schema's B.
+    """
     if not flat.size:
         return flat
     views = schema.views(_of_size(flat, schema.numel("B")), "B")
     moved = [
-        views[module.b.name].reshape(-1, module.rank) @ matrix
-        for module, matrix in zip(schema.modules, matrices, strict=True)
+        views[module.b.name].reshape(-1, module.rank) @ basis
+        for module, basis in zip(schema.modules, bases, strict=True)
     ]
     return np.concatenate([piece.reshape(-1) for piece in moved]).astype(np.float32)
 

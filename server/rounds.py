@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -22,9 +23,11 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.adapter_schema import Adapter, AdapterSchema, join
 from common.adapters import pack
+from common.candidates import pack_candidates
 from common.courier_records import from_envelope, to_envelope
 from common.errors import BottegaError, RunError
 from common.proto import bottega_pb2 as pb
+from common.quantise import Flat
 from common.settings import RunSettings
 from security.admission import ANSWER_LIFE_MS, AdmittedUpdate, Check, Refused, Terms, admit
 from security.envelope import Kind, SealedBody, peek_header, seal_body, seal_letter
@@ -32,6 +35,8 @@ from security.identity import Peer
 from security.replay import NonceBook
 from security.run_order import RunOrder
 from server.aggregation import Round, aggregate
+from server.cross_validation import Harm
+from server.examination import Closed, Examination
 from server.house import House
 from server.judging import REMEMBERED, JudgingFiles, Sitting, import_ahead
 from server.pulling import POLL_S, Pulls, Unreadable
@@ -39,7 +44,7 @@ from server.spool import Spool
 from server.start import fresh_state
 from server.state import RunState, RunStates
 from server.store import Store, Verdict
-from server.verdicts import record_judgement, refusal
+from server.verdicts import record_harm, record_judgement, refusal
 
 if TYPE_CHECKING:
     from security.judgement import Judgement
@@ -106,6 +111,29 @@ class Asked:
     node: int
 
 
+@dataclass(frozen=True)
+class Work:
+    """The admitted updates of one round, in its spool.
+
+    Attributes:
+        spool: Where.
+        terms: Under which they were admitted, by site.
+        shares: What each is multiplied by; those that are left out are not in it.
+    """
+
+    spool: Spool
+    terms: Mapping[str, Terms]
+    shares: Mapping[str, float]
+
+    def updates(self, sites: Collection[str]) -> Iterator[AdmittedUpdate]:
+        """Yield updates by site name, each opened from the spool when it is its turn, and cut down to its share."""
+        for site in sorted(sites):
+            letter, body = self.spool.take(site)
+            update = admit(letter, body, self.terms[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
+            share = np.float32(self.shares[site])
+            yield update if share == 1.0 else replace(update, delta=update.delta * share)
+
+
 class SealedRounds(Strategy):  # type: ignore[misc]
     """Rounds of sealed tasks and updates.
 
@@ -124,7 +152,12 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._adapters = deque(_latest(run, state, first), REMEMBERED + 1)
         self._judging = run.judging_files.judging(run.settings.detector) if run.settings.detector else None
         self._sitting: Sitting | None = None
+        cross = run.settings.cross_validation
+        self._examination = Examination(cross) if cross else None
+        self._candidates: list[Flat] = []
+        self._ballots: dict[str, tuple[float, ...]] = {}
         self._spool = Spool(run.house.home.spool(run.id, first))
+        Spool(run.house.home.spool(run.id, first - 1)).clear()  # kept for taking back, by a loop that was ended
         self._opened = 0.0
 
     def summary(self) -> None:
@@ -184,24 +217,50 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         admitted = self._still_members(server_round, self._let_in(server_round, replies))
         judgement = self._judgement(server_round, admitted)
         shares = {site: judgement.findings[site].scale if judgement else 1.0 for site in admitted}
-        shares = {site: share for site, share in shares.items() if share}
+        work = Work(self._spool, admitted, {site: share for site, share in shares.items() if share})
+        harm = self._harm(server_round, work.shares)
+        averaged = work.shares.keys() - harm.sites
         run = self._run
-        if why := self._why_not(shares, judgement):
+        if why := self._why_not(averaged, judgement):
             log.warning("round %d: %s: the adapter stays", server_round, why)
+            work.spool.clear()
             outcome = "kept"
         else:
-            updates = self._reopened({site: admitted[site] for site in shares}, shares)
-            self._state = aggregate(self._round(server_round, len(shares)), self._state, updates)
-            self._account(server_round, shares)
+            self._aggregate(server_round, work, averaged)
             outcome = "aggregated"
         digest = run.states.save(server_round, self._state)
         self._adapters.append(self._state.adapter)
         if self._judging and judgement and outcome == "aggregated":
-            run.judging_files.keep(self._judging.learn(server_round, judgement))
+            run.judging_files.keep(self._judging.learn(server_round, judgement.without(harm.sites)))
         run.store.close_round(run.id, server_round, outcome, digest)
-        self._spool.clear()
-        log.info("round %d: %s, %d averaged of %d admitted", server_round, outcome, len(shares), len(admitted))
+        log.info("round %d: %s, %d averaged of %d admitted", server_round, outcome, len(averaged), len(admitted))
         return None, None
+
+    def _aggregate(self, number: int, work: Work, averaged: Collection[str]) -> None:
+        """Put what a round's updates make of the adapter in its place, and begin to examine what they did."""
+        this, start = self._round(number, len(averaged)), self._state
+        self._state = aggregate(this, start, work.updates(averaged))
+        self._account(number, averaged)
+        if self._examination is None or number == self._run.settings.rounds:
+            work.spool.clear()  # what sites look at last is what is released
+            return
+        closed = Closed(this, start, self._state, frozenset(averaged), work.updates, work.spool.clear)
+        self._candidates = self._examination.ask(closed, list(work.shares))
+
+    def _harm(self, number: int, judged: Collection[str]) -> Harm:
+        """Hear the ballots of the updates that were let in, leave out who does harm, and take back what they did."""
+        if self._examination is None:
+            return Harm()
+        run = self._run
+        harm = self._examination.hear({site: self._ballots[site] for site in judged})
+        record_harm(run.store, run.id, number, harm.sites.intersection(judged), harm.words())
+        if (state := self._examination.taken_back(harm.sites)) is not None:
+            back = self._examination.averaged(harm.sites)
+            record_harm(run.store, run.id, number - 1, back, f"taken back a round later: {harm.words()}")
+            self._state, self._adapters[-1] = state, state.adapter
+        self._examination.let_go()
+        self._candidates = []
+        return harm
 
     def _judgement(self, number: int, admitted: Collection[str]) -> Judgement | None:
         """Hold the admitted updates against each other and record what comes of it; None of a run without."""
@@ -211,11 +270,11 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         record_judgement(self._run.store, self._run.id, number, judgement)
         return judgement
 
-    def _why_not(self, shares: Mapping[str, float], judgement: Judgement | None) -> str:
+    def _why_not(self, averaged: Collection[str], judgement: Judgement | None) -> str:
         """Return why the adapter stays as it is; empty when the round is aggregated."""
         settings = self._run.settings
-        if len(shares) < settings.quorum:
-            return f"{len(shares)} can be averaged, quorum is {settings.quorum}"
+        if len(averaged) < settings.quorum:
+            return f"{len(averaged)} can be averaged, quorum is {settings.quorum}"
         if judgement and judgement.unsure and settings.detector and settings.detector.unsure == "wait":
             return f"the detector cannot judge: {judgement.unsure}"
         return ""
@@ -225,6 +284,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._let_in(server_round, replies)
         self._run.store.close_round(self._run.id, server_round, "measured", None)
         self._spool.clear()
+        if self._examination:
+            self._examination.let_go()
         return None
 
     def _round(self, number: int, admitted: int) -> Round:
@@ -251,9 +312,10 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._asked = {}
         judged = self._judging and work == pb.WORK_TRAIN
         self._sitting = Sitting.open(number, self._adapters, settings.lora.trained) if judged else None
-        body = self._sealed_adapter()
+        body, sizes = self._sealed_adapter()
         for node, site in sites.items():
-            manifest = pb.Task(work=work, order=run.signed, told=run.store.budget(site.id.name)).SerializeToString()
+            told = run.store.budget(site.id.name)
+            manifest = pb.Task(work=work, order=run.signed, told=told, candidates=sizes).SerializeToString()
             letter = seal_letter(
                 kind=Kind.TASK, run=run.id, round_number=number, in_reply_to=b"", manifest=manifest, body=body,
                 sender=run.house.identity, recipient=site, now_ms=_now_ms(),
@@ -281,12 +343,18 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             norm_bound=settings.aggregation.norm_bound,
             privacy=settings.privacy if work == pb.WORK_TRAIN else False,
             closes_at_ms=int((self._opened + settings.deadline_s) * 1000),
+            ballot=len(self._candidates),
         )
 
-    def _sealed_adapter(self) -> SealedBody:
-        """Seal the adapter once for all sites. Broadcast is never int8: every site would start from the same error."""
+    def _sealed_adapter(self) -> tuple[SealedBody, list[int]]:
+        """Seal the adapter once for all sites, with the candidates behind it; return the bytes of each of these too.
+
+        The adapter is never int8: every site would start from the same error.
+        """
         encoding = "fp16" if self._run.settings.encoding == "int8" else self._run.settings.encoding
-        return seal_body(pack(join(self._state.adapter), self._run.schema, "both", encoding))
+        adapter = pack(join(self._state.adapter), self._run.schema, "both", encoding)
+        behind = pack_candidates(self._state.adapter, self._candidates, secrets.randbits(31))
+        return seal_body(b"".join([adapter, *behind])), [len(one) for one in behind]
 
     def _gathered(self, grid: Grid) -> dict[int, Peer]:
         """Return the sites that are online, ``{node: site}``, waiting for a quorum of them."""
@@ -321,6 +389,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
     def _let_in(self, number: int, replies: Iterable[Message | Unreadable]) -> dict[str, Terms]:
         """Admit and spool each reply; return the terms of the admitted sites by name."""
         admitted = self._admitted_now = dict[str, Terms]()
+        self._ballots = {}
         silent = dict(self._asked)
         for reply in replies:
             asked = self._asked.get(reply.node if isinstance(reply, Unreadable) else reply.metadata.src_node_id)
@@ -338,7 +407,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
                 continue
             if self._sitting:
                 self._sitting.see(update)
-            admitted[site] = asked.terms
+            admitted[site], self._ballots[site] = asked.terms, update.ballot
             verdict = Verdict(site, True, 0, Check.ADMITTED.slug, "", update.examples, update.norm, update.digest)
             self._run.store.record(self._run.id, number, verdict, {**update.metrics, "seconds": update.seconds})
             if update.budget is not None:
@@ -382,13 +451,6 @@ class SealedRounds(Strategy):  # type: ignore[misc]
     def _record(self, number: int, site: str, why: Refused) -> None:
         log.warning("round %d: %s refused by check %d (%s): %s", number, site, why.check, why.check.slug, why)
         self._run.store.record(self._run.id, number, refusal(site, why), {})
-
-    def _reopened(self, admitted: dict[str, Terms], shares: Mapping[str, float]) -> Iterator[AdmittedUpdate]:
-        """Yield updates by site name, each opened from the spool when it is its turn, and cut down to its share."""
-        for site in sorted(admitted):
-            letter, body = self._spool.take(site)
-            update = admit(letter, body, admitted[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
-            yield update if shares[site] == 1.0 else replace(update, delta=update.delta * np.float32(shares[site]))
 
 
 def _latest(run: Run, state: RunState, first: int) -> list[Adapter]:

@@ -16,6 +16,7 @@ from security.admission import Check
 
 COUNTING = (
     Check.SCHEMA, Check.FINITE, Check.CLAIMS, Check.NORM, Check.PRIVACY, Check.SIZE, Check.COPY, Check.ANOMALY,
+    Check.HARM,
 )  # fmt: skip
 """The checks that tell of dishonest work, or of broken work. A late answer or an unwilling site does no harm."""
 

@@ -193,6 +193,11 @@ class Store(Database):
         """Record what a round's judgement changed, and why the detector did not judge; what sites reported stays."""
         with self._write() as db:
             db.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?, ?)", (run, number, unsure))
+        self.rejudged(run, number, verdicts)
+
+    def rejudged(self, run: str, number: int, verdicts: Iterable[Verdict]) -> None:
+        """Record verdicts that were changed, one for each site; what sites reported stays."""
+        with self._write() as db:
             db.executemany(
                 'UPDATE verdicts SET admitted=?, number=?, "check"=?, reason=? WHERE run=? AND round=? AND site=?',
                 [(int(v.admitted), v.number, v.check, v.reason, run, number, v.site) for v in verdicts],

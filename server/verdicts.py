@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from security.admission import Refused
+from security.admission import Check, Refused
 from server.store import Store, Verdict
 
 if TYPE_CHECKING:
@@ -22,6 +23,26 @@ def refusal(site: str, why: Refused) -> Verdict:
         [why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)]
     )
     return Verdict(site, False, int(why.check), why.check.slug, words)
+
+
+def record_harm(store: Store, run: str, number: int, sites: Collection[str], words: str) -> None:
+    """Record and log that sites were left out of a round because they make the model worse for others.
+
+    Args:
+        store: Has a verdict on each of them.
+        run: The run.
+        number: The round.
+        sites: Who.
+        words: Why.
+    """
+    for site in sorted(sites):
+        log.warning("round %d: %s rejected by check %d: %s", number, site, Check.HARM, words)
+    found = [
+        replace(verdict, admitted=False, number=int(Check.HARM), check=Check.HARM.slug, reason=words)
+        for verdict in store.verdicts(run, number)
+        if verdict.site in sites
+    ]
+    store.rejudged(run, number, found)
 
 
 def record_judgement(store: Store, run: str, number: int, judgement: Judgement) -> None:

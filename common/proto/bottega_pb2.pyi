@@ -217,6 +217,7 @@ class Task(_message.Message):
     WORK_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
     work: Global___Work.ValueType
     order: _builtins.bytes
     """SignedRunOrder, exact bytes"""
@@ -224,16 +225,23 @@ class Task(_message.Message):
     def told(self) -> Global___BudgetHead:
         """of the site's budget record, as the site told it last; absent when it never did"""
 
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Bytes of each candidate, one after the other behind the adapter in the body: what the round before started from, and
+        what it would have come to with each of some groups of its updates alone. Each holds B's difference from the adapter's.
+        """
+
     def __init__(
         self,
         *,
         work: Global___Work.ValueType = ...,
         order: _builtins.bytes = ...,
         told: Global___BudgetHead | None = ...,
+        candidates: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["order", b"order", "told", b"told", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "order", b"order", "told", b"told", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -349,6 +357,7 @@ class Update(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     PRIVACY_FIELD_NUMBER: _builtins.int
+    BALLOT_FIELD_NUMBER: _builtins.int
     examples: _builtins.int
     """in a private run, of units, with noise on it"""
     seconds: _builtins.float
@@ -359,6 +368,12 @@ class Update(_message.Message):
     def privacy(self) -> Global___Privacy:
         """absent when the run is not private"""
 
+    @_builtins.property
+    def ballot(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How far the adapter, and each candidate but the first, brought the held-out drawings from where the first candidate
+        is: of unit length, so their ratios are all it says. Empty when the site has nothing to say.
+        """
+
     def __init__(
         self,
         *,
@@ -366,10 +381,11 @@ class Update(_message.Message):
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         seconds: _builtins.float = ...,
         privacy: Global___Privacy | None = ...,
+        ballot: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["privacy", b"privacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["examples", b"examples", "metrics", b"metrics", "privacy", b"privacy", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ballot", b"ballot", "examples", b"examples", "metrics", b"metrics", "privacy", b"privacy", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

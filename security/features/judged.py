@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -72,6 +72,13 @@ class RoundFeatures:
     sites: tuple[str, ...]
     values: Array = field(repr=False)
     standardised: Array = field(repr=False)
+
+    def without(self, sites: Collection[str]) -> RoundFeatures | None:
+        """Return what is left without some sites; None when nothing is."""
+        left = [place for place, site in enumerate(self.sites) if site not in sites]
+        if not left:
+            return None
+        return RoundFeatures(tuple(self.sites[p] for p in left), self.values[left], self.standardised[left])
 
 
 def features_of(

@@ -29,9 +29,9 @@ from client.final_look import ObjectionError
 from client.policy import RuleError
 from client.settings import SiteSettings
 from client.settling import settle
-from client.work import Answer, Bench, Job
-from common.adapter_schema import AdapterSchema, LoraModule, split
-from common.adapters import pack, unpack
+from client.work import Answer, Bench, Job, opened_adapters
+from common.adapter_schema import Adapter, AdapterSchema, LoraModule
+from common.adapters import pack
 from common.courier_records import from_envelope, to_envelope
 from common.errors import BottegaError
 from common.paths import ServerHome, SiteHome
@@ -142,11 +142,23 @@ class Easel(Bench):
             raise ObjectionError("the adapter repeats drawings of this studio")
         if job.work == pb.WORK_EVALUATE:
             return Answer(pb.Update(examples=8, metrics={"held_out_loss": 0.25}), b"")
-        delta = a_delta(self._site, job.number, split(schema, unpack(body, schema, "both")).b)
+        adapter, candidates = opened_adapters(schema, body, job.candidates)
+        delta = self.learned(job.number, adapter)
         tensors = _tensors(self.way, delta, schema, job.order.settings)
         self.plain.append(tensors)
         examples = 0 if self.way is Way.NO_EXAMPLES else 10 + len(self._site)
-        return Answer(pb.Update(examples=examples, metrics=_metrics(self.way), seconds=0.5), tensors)
+        told = pb.Update(
+            examples=examples, metrics=_metrics(self.way), seconds=0.5, ballot=self.ballot(adapter, candidates)
+        )
+        return Answer(told, tensors)
+
+    def learned(self, number: int, adapter: Adapter) -> NDArray[np.float32]:
+        """Return what the site has learned in a round."""
+        return a_delta(self._site, number, adapter.b)
+
+    def ballot(self, adapter: Adapter, candidates: Sequence[Adapter]) -> list[float]:  # noqa: ARG002 (of others)
+        """Return what the site says of the candidates: nothing."""
+        return []
 
 
 def _tensors(way: Way, delta: NDArray[np.float32], schema: AdapterSchema, terms: RunSettings) -> bytes:
