@@ -21,6 +21,9 @@ _BLOCK = 256
 _TINY = 1e-8
 """Bounds under this are left to double precision: beside them float32's smallest numbers count."""
 
+_LARGE = 1e19
+"""And so are rows of a norm over this: their squares may be too large for float32, and their factors too small."""
+
 
 @dataclass(frozen=True)
 class Clipped:
@@ -74,7 +77,7 @@ def clip_and_sum(units: Tensor, bound: float) -> Clipped:
     if units.numel() == 0:
         return nothing(units.shape[1], bound)
     norms = _norms(units)
-    if bound > _TINY and bool(torch.isfinite(norms).all()):
+    if bound > _TINY and bool((norms <= _LARGE).all()):
         return Clipped(_factors(norms, bound).to(units.dtype) @ units, bound)
     # Twenty times slower, and rare: rows that are no numbers, or so large that float32 cannot hold their squares or,
     # exactly, their factors.

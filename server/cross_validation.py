@@ -16,7 +16,8 @@ differential privacy (``client/ballot.py``).
 **When somebody is left out.** Not when an update helps less than others: drawings differ, and who draws unlike all
 others helps others less. The sites that stand out by :data:`SURE` deviations are left out together, and only where
 without them a round would go further by the share that the settings name. One honest outsider among twelve, however
-strange, stays below it.
+strange, stays below it. What counts as standing out grows with how much the better half of the sites differ: with the
+rounds every estimate becomes exact, and honest sites are not all worth the same.
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ class Evidence:
         if not sites:
             return Harm()
         worth, spread = self._estimated(sites)
-        out = worth < np.median(worth) - SURE * spread
+        middle = float(np.median(worth))
+        unlike = _MAD_TO_DEVIATION * float(np.median(worth[worth >= middle]) - middle)  # those who do harm lie below
+        out = worth < middle - SURE * np.hypot(spread, unlike)
         if not out.any() or 2 * out.sum() >= len(sites):
             return Harm()
         without = float(worth[~out].mean())

@@ -93,10 +93,10 @@ def test_the_lies_of_a_quarter_save_nobody_and_accuse_nobody(seed: int) -> None:
 
 def test_what_is_told_at_another_length_or_in_another_order_is_the_same() -> None:
     chance = np.random.default_rng(0)
-    groups = deal(SITES, chance)
-    told = ballots(groups, worths(s01=0.0, s05=0.0, s09=0.0), chance)
     one, other = Evidence(), Evidence()
     for _ in range(4):
+        groups = deal(SITES, chance)
+        told = ballots(groups, worths(s01=0.0, s05=0.0, s09=0.0), chance)
         one.hear(groups, told)
         other.hear(groups, {site: [1e200 * number for number in told[site]] for site in reversed(SITES)})
     assert one.harm(0.01).sites == other.harm(0.01).sites != set()
