@@ -56,7 +56,7 @@ class Painter(Easel):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds here take fractions of a second, and so may the last sites. Who is dealt together can be foretold."""
-    monkeypatch.setattr(examination.secrets, "randbits", lambda bits: 7)
+    monkeypatch.setattr(examination.secrets, "randbits", lambda _: 7)
     monkeypatch.setattr(rounds, "GRACE_S", 0.4)
     monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
