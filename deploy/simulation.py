@@ -177,7 +177,7 @@ class Simulation:
             by_site = {update.site: update for update in judged}
             closed = Closed(
                 self._as_round(number, len(averaged)), start, self.state, frozenset(one.site for one in averaged),
-                lambda sites: (by_site[site] for site in sorted(sites)), lambda: None,
+                lambda sites: (by_site[site] for site in sorted(sites)),
             )  # fmt: skip
             self._candidates = self._examination.ask(closed, list(by_site))
 

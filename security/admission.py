@@ -19,8 +19,8 @@ from common.adapters import NotFiniteError, unpack
 from common.errors import AdapterError, AdmissionError, EnvelopeError
 from common.proto import bottega_pb2 as pb
 from common.settings import Encoding, PrivacySettings
-from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter
-from security.identity import Identity, Peer
+from security.envelope import Expectation, Kind, OpenedLetter, Opener, open_body, open_letter
+from security.identity import Peer
 from security.replay import NonceBook
 
 ANSWER_LIFE_MS = 600_000
@@ -100,7 +100,7 @@ class Terms:
         ballot: How many numbers a ballot has; 0 where none is asked for.
     """
 
-    server: Identity
+    server: Opener
     site: Peer
     run: str
     round_number: int
@@ -126,7 +126,8 @@ class AdmittedUpdate:
         metrics: Finite numbers the site reports.
         digest: SHA-256 (hex) of the sealed body.
         seconds: Of work, as the site reports.
-        budget: How far the record of the site's privacy budget goes; None when the run is not private.
+        signed: SHA-256 (hex) of what the site signed, which fixes the content too.
+        privacy: How its drawings were protected, as the site says; None when the run is not private.
         ballot: Finite numbers about the round before, as many as were asked for; empty where the site says nothing.
     """
 
@@ -137,7 +138,8 @@ class AdmittedUpdate:
     metrics: Mapping[str, float]
     digest: str
     seconds: float
-    budget: pb.BudgetHead | None = None
+    signed: str = ""
+    privacy: pb.Privacy | None = None
     ballot: tuple[float, ...] = ()
 
 
@@ -228,7 +230,8 @@ def admit(
         metrics=metrics,
         digest=opened.header.body_sha256.hex(),
         seconds=update.seconds,
-        budget=update.privacy.budget if terms.privacy else None,
+        signed=opened.signed.hex(),
+        privacy=update.privacy if terms.privacy else None,
         ballot=tuple(update.ballot),
     )
 

@@ -116,7 +116,7 @@ class RunStory:
         return list(self.started.sites)
 
     def epsilon(self, site: str) -> float | None:
-        """Return what the run has cost the drawings of a site that paid most, as it told last; None where it did not."""
+        """Return what the run has cost the drawings of a site that paid most, as told last; None where nothing was."""
         told = [
             story.updates[site].privacy
             for _, story in sorted(self.rounds.items())

@@ -1,9 +1,9 @@
 """The entries of the ledger: what is written down of a federation, each kind with its fields and no others.
 
 An entry is one JSON object in canonical form (:mod:`security.canonical`, RFC 8785), so that people can read it and any
-program can hash it. What it may hold is decided here: names of members and runs, digests, decisions with their reasons,
-settings that operators signed, and numbers about whole updates. Never a drawing, a caption, a file name, or a number of
-one drawing: there is no field that could carry one, but for reasons, which are words of operators and of our own errors.
+program can hash it. What it may hold is decided here: names of members and runs, digests, decisions and their reasons,
+settings that operators signed, and numbers about whole updates. Never a drawing, a caption, a file name, or a number
+of one drawing: no field could carry one, but for reasons, which are words of operators and of our own errors.
 
 A field that a later version adds is optional and left out where it has no value, so entries written before still read
 and are written the same.
@@ -14,8 +14,15 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer
-from pydantic.functional_serializers import SerializerFunctionWrapHandler
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
 
 from common.errors import LedgerError
 from security.canonical import canonical, parse_canonical
@@ -41,7 +48,7 @@ Number = Annotated[int, Field(ge=1, le=2**31)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 
 VerdictWord = Literal["admitted", "clipped", "rejected", "refused"]
-"""``refused`` by a check of its own, ``rejected`` when it was held against others; ``clipped`` is averaged, cut down."""
+"""``refused`` by a check of its own, ``rejected`` beside the others; ``clipped`` is averaged, cut down."""
 
 
 class _Entry(BaseModel):
@@ -186,7 +193,7 @@ class Update(_Entry):
     check_name: Words
     reason: Words | None = None
     sealed: Digest | None = None  # of the sealed body, as it came
-    signed: Digest | None = None  # of what the site signed: header, manifest and the key of the body, and so its content
+    signed: Digest | None = None  # of what the site signed, the key of the body in it: so it fixes the content
     examples: int | None = None  # that the site claims
     weight: Real | None = None  # in the mean; left out where it was not averaged
     norm: Real | None = None

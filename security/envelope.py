@@ -28,6 +28,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 
@@ -46,6 +47,7 @@ from security.header import (
     require,
 )
 from security.identity import Identity, Peer
+from security.names import SpiffeId
 from security.records import joined
 from security.replay import NonceBook, Remembered
 from security.roster import Roster
@@ -96,6 +98,29 @@ class Expectation:
     future_ms: int = 60_000
 
 
+class Unsealer(Protocol):
+    """What opens the seal of letters: a sealing key, or what somebody who has the key disclosed."""
+
+    def unseal(self, sealed: bytes, info: bytes, /) -> bytes:
+        """Return what was sealed.
+
+        Raises:
+            IdentityError: It does not open.
+        """
+
+
+class Opener(Protocol):
+    """Whose letters are opened, and with what; an :class:`~security.identity.Identity` is one."""
+
+    @property
+    def id(self) -> SpiffeId:
+        """Their name."""
+
+    @property
+    def sealing(self) -> Unsealer:
+        """Opens what was sealed to them."""
+
+
 @dataclass(frozen=True)
 class OpenedLetter:
     """A letter that is what it says, from whom it says.
@@ -104,11 +129,13 @@ class OpenedLetter:
         header: Now to be believed.
         manifest: The exact bytes that the sender signed.
         content_key: 32 bytes; opens the body. Secret.
+        signed: SHA-256 of what the sender signed: header, manifest and content key, and so also what the body holds.
     """
 
     header: Header
     manifest: bytes = field(repr=False)
     content_key: bytes = field(repr=False)
+    signed: bytes = b""
 
 
 def seal_body(plaintext: gcm.Bytes) -> SealedBody:
@@ -251,7 +278,7 @@ def peek_header(letter: bytes) -> Header:
 
 
 def open_letter(
-    letter: bytes, *, opener: Identity, sender: Peer | Roster, expect: Expectation, now_ms: int
+    letter: bytes, *, opener: Opener, sender: Peer | Roster, expect: Expectation, now_ms: int
 ) -> OpenedLetter:
     """Open a letter, or refuse it.
 
@@ -290,12 +317,13 @@ def open_letter(
         raise EnvelopeError("the letter's seal does not open: it was changed, or sealed to another key") from None
     content = parse(pb.LetterContent, plain, "letter content")
     require("content key length", len(content.content_key), gcm.KEY_BYTES)
-    if not peer.verify.verifies(content.signature, _signed_bytes(parts.header, content.manifest, content.content_key)):
+    signed = _signed_bytes(parts.header, content.manifest, content.content_key)
+    if not peer.verify.verifies(content.signature, signed):
         raise EnvelopeError("the letter's signature is not by the key of the sender it names", got=peer.id)
-    return OpenedLetter(header, content.manifest, content.content_key)
+    return OpenedLetter(header, content.manifest, content.content_key, hashlib.sha256(signed).digest())
 
 
-def _check_expected(header: Header, expect: Expectation, opener: Identity) -> None:
+def _check_expected(header: Header, expect: Expectation, opener: Opener) -> None:
     require("federation", header.federation, expect.federation)
     if header.kind not in expect.kinds:
         wanted = " or ".join(kind.name for kind in sorted(expect.kinds))

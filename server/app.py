@@ -19,7 +19,8 @@ from common.paths import ServerHome
 from common.tether import end_with
 from security.run_order import open_order
 from server.house import open_house
-from server.rounds import Run, SealedRounds
+from server.rounds import SealedRounds
+from server.run import Run
 from server.start import starting_state
 from server.store import Store
 

@@ -8,7 +8,7 @@ the others stand.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,6 @@ class Closed:
         end: What it ended with.
         sites: Whose updates were averaged.
         updates: Gives them again, and those that were left out as harmful; they are examined on.
-        done: Called when it is no longer needed.
     """
 
     round: Round
@@ -39,7 +38,6 @@ class Closed:
     end: RunState
     sites: frozenset[str]
     updates: Updates
-    done: Callable[[], None]
 
     def without(self, sites: Collection[str]) -> RunState:
         """Return what the round would have ended with without some sites, in the coordinates of its end.
@@ -101,6 +99,4 @@ class Examination:
 
     def let_go(self) -> None:
         """End the examination of the last round: nothing of it can be taken back any more."""
-        if self._closed is not None:
-            self._closed.done()
         self._closed, self._groups = None, ()

@@ -12,39 +12,35 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from common.adapter_schema import Adapter, AdapterSchema, join
+from common.adapter_schema import Adapter, join
 from common.adapters import pack
 from common.candidates import pack_candidates
-from common.courier_records import from_envelope, to_envelope
-from common.errors import BottegaError, RunError
+from common.courier_records import from_envelope
+from common.errors import RunError
 from common.proto import bottega_pb2 as pb
 from common.quantise import Flat
-from common.settings import RunSettings
-from security.admission import ANSWER_LIFE_MS, AdmittedUpdate, Check, Refused, Terms, admit
+from security.admission import ANSWER_LIFE_MS, Terms
 from security.envelope import Kind, SealedBody, peek_header, seal_body, seal_letter
 from security.identity import Peer
 from security.replay import NonceBook
 from security.run_order import RunOrder
-from server.aggregation import Round, aggregate
-from server.cross_validation import Harm
-from server.examination import Closed, Examination
-from server.house import House
-from server.judging import REMEMBERED, JudgingFiles, Sitting, import_ahead
+from server.closing import Closer, Closing
+from server.examination import Examination
+from server.hearing import Hearing
+from server.judging import REMEMBERED, Sitting, import_ahead
 from server.pulling import POLL_S, Pulls, Unreadable
+from server.run import Asked, Run
 from server.spool import Spool
 from server.start import fresh_state
-from server.state import RunState, RunStates
-from server.store import Store, Verdict
-from server.verdicts import record_harm, record_judgement, refusal
+from server.state import RunState
+from server.verdicts import record_harm, record_judgement
 
 if TYPE_CHECKING:
     from security.judgement import Judgement
@@ -52,86 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("bottega.rounds")
 
-REVOKED = "the site was revoked after it was asked"
-
 GRACE_S = 10.0
 """What the last sites get at the least, once a quorum has answered."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything about one run that does not change between rounds.
-
-    Args:
-        order: What an operator asks.
-        signed: The exact bytes of the signed order: sites are shown them in every task.
-    """
-
-    order: RunOrder
-    signed: bytes
-    house: House
-    store: Store
-
-    @property
-    def id(self) -> str:
-        """The run's id."""
-        return self.order.run
-
-    @property
-    def settings(self) -> RunSettings:
-        """What the operator asked for."""
-        return self.order.settings
-
-    @property
-    def schema(self) -> AdapterSchema:
-        """The adapter's layers and ranks."""
-        return self.order.schema
-
-    @property
-    def states(self) -> RunStates:
-        """What its rounds left."""
-        return RunStates(self.house.home, self.id, self.house.keys.vault)
-
-    @property
-    def judging_files(self) -> JudgingFiles:
-        """What its detector knows."""
-        return JudgingFiles(self.house.home.run(self.id), self.id, self.house.keys.vault)
-
-    @property
-    def sites(self) -> dict[bytes, Peer]:
-        """The sites that the order asks and that are active now, by the public key of their SuperNode."""
-        return {key: site for key, site in self.house.sites.items() if site.id.name in self.order.sites}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One site that was sent a task."""
-
-    terms: Terms
-    node: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """The admitted updates of one round, in its spool.
-
-    Attributes:
-        spool: Where.
-        terms: Under which they were admitted, by site.
-        shares: What each is multiplied by; those that are left out are not in it.
-    """
-
-    spool: Spool
-    terms: Mapping[str, Terms]
-    shares: Mapping[str, float]
-
-    def updates(self, sites: Collection[str]) -> Iterator[AdmittedUpdate]:
-        """Yield updates by site name, each opened from the spool when it is its turn, and cut down to its share."""
-        for site in sorted(sites):
-            letter, body = self.spool.take(site)
-            update = admit(letter, body, self.terms[site], now_ms=peek_header(letter).created_at_ms, nonces=None)
-            share = np.float32(self.shares[site])
-            yield update if share == 1.0 else replace(update, delta=update.delta * share)
 
 
 class SealedRounds(Strategy):  # type: ignore[misc]
@@ -145,18 +63,15 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def __init__(self, run: Run, state: RunState, first: int = 1) -> None:
         self._run, self._state, self._first = run, state, first
-        self._protected = _protection(run.order)
         self._nonces = NonceBook(ANSWER_LIFE_MS)
-        self._asked: dict[int, Asked] = {}
-        self._admitted_now: dict[str, Terms] = {}
         self._adapters = deque(_latest(run, state, first), REMEMBERED + 1)
         self._judging = run.judging_files.judging(run.settings.detector) if run.settings.detector else None
-        self._sitting: Sitting | None = None
         cross = run.settings.cross_validation
         self._examination = Examination(cross) if cross else None
+        self._closer = Closer(run.settings, _protection(run.order), self._examination)
         self._candidates: list[Flat] = []
-        self._ballots: dict[str, tuple[float, ...]] = {}
-        self._spool = Spool(run.house.home.spool(run.id, first))
+        self._hearing = self._fresh_hearing(first, None)
+        self._before: Spool | None = None
         Spool(run.house.home.spool(run.id, first - 1)).clear()  # kept for taking back, by a loop that was ended
         self._opened = 0.0
 
@@ -214,87 +129,72 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self, server_round: int, replies: Iterable[Message | Unreadable]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Admit and spool replies as they come, then aggregate and close the round."""
-        admitted = self._still_members(server_round, self._let_in(server_round, replies))
-        judgement = self._judgement(server_round, admitted)
-        shares = {site: judgement.findings[site].scale if judgement else 1.0 for site in admitted}
-        work = Work(self._spool, admitted, {site: share for site, share in shares.items() if share})
-        harm = self._harm(server_round, work.shares)
-        averaged = work.shares.keys() - harm.sites
-        run = self._run
-        if why := self._why_not(averaged, judgement):
-            log.warning("round %d: %s: the adapter stays", server_round, why)
-            work.spool.clear()
-            outcome = "kept"
-        else:
-            self._aggregate(server_round, work, averaged)
-            outcome = "aggregated"
+        run, hearing = self._run, self._hearing
+        hearing.hear(replies)
+        answers = hearing.answers()
+        judge = self._judge if hearing.sitting else None
+        closing = self._closer.close(server_round, self._state, answers, judge, hearing.spool.folder)
+        self._state = closing.end
+        self._tell(server_round, closing)
         digest = run.states.save(server_round, self._state)
+        if closing.taken_back:
+            self._adapters[-1] = closing.start.adapter
         self._adapters.append(self._state.adapter)
-        if self._judging and judgement and outcome == "aggregated":
-            run.judging_files.keep(self._judging.learn(server_round, judgement.without(harm.sites)))
-        run.store.close_round(run.id, server_round, outcome, digest)
-        log.info("round %d: %s, %d averaged of %d admitted", server_round, outcome, len(averaged), len(admitted))
+        if self._judging and closing.judgement and not closing.why:
+            run.judging_files.keep(self._judging.learn(server_round, closing.judgement.without(closing.harm.sites)))
+        run.store.close_round(run.id, server_round, closing.outcome, digest)
+        self._examine(closing)
+        log.info(
+            "round %d: %s, %d averaged of %d admitted", server_round, closing.outcome, len(closing.averaged),
+            len(answers.terms),
+        )  # fmt: skip
         return None, None
 
-    def _aggregate(self, number: int, work: Work, averaged: Collection[str]) -> None:
-        """Put what a round's updates make of the adapter in its place, and begin to examine what they did."""
-        this, start = self._round(number, len(averaged)), self._state
-        self._state = aggregate(this, start, work.updates(averaged))
-        self._account(number, averaged)
-        if self._examination is None or number == self._run.settings.rounds:
-            work.spool.clear()  # what sites look at last is what is released
-            return
-        closed = Closed(this, start, self._state, frozenset(averaged), work.updates, work.spool.clear)
-        self._candidates = self._examination.ask(closed, list(work.shares))
+    def _judge(self, sites: Collection[str]) -> Judgement:
+        if not self._judging or not self._hearing.sitting:
+            raise RuntimeError("a run without a detector is not judged")
+        return self._judging.judge(self._hearing.sitting, sites)
 
-    def _harm(self, number: int, judged: Collection[str]) -> Harm:
-        """Hear the ballots of the updates that were let in, leave out who does harm, and take back what they did."""
+    def _tell(self, number: int, closing: Closing) -> None:
+        """Record what closing a round changed of its verdicts, and of those of the round before."""
+        run, harm = self._run, closing.harm
+        if closing.judgement:
+            record_judgement(run.store, run.id, number, closing.judgement)
+        record_harm(run.store, run.id, number, harm.sites.intersection(closing.shares), harm.words())
+        if closing.taken_back:
+            record_harm(
+                run.store, run.id, number - 1, closing.taken_back, f"taken back a round later: {harm.words()}"
+            )  # fmt: skip
+        if closing.why:
+            log.warning("round %d: %s: the adapter stays", number, closing.why)
+        else:
+            self._account(number, closing.averaged)
+
+    def _examine(self, closing: Closing) -> None:
+        """End the examination of the round before, and begin that of the round that was closed, if it is examined."""
+        if self._before is not None:
+            self._before.clear()
+        self._before, self._candidates = None, []
         if self._examination is None:
-            return Harm()
-        run = self._run
-        harm = self._examination.hear({site: self._ballots[site] for site in judged})
-        record_harm(run.store, run.id, number, harm.sites.intersection(judged), harm.words())
-        if (state := self._examination.taken_back(harm.sites)) is not None:
-            back = self._examination.averaged(harm.sites)
-            record_harm(run.store, run.id, number - 1, back, f"taken back a round later: {harm.words()}")
-            self._state, self._adapters[-1] = state, state.adapter
-        self._examination.let_go()
-        self._candidates = []
-        return harm
-
-    def _judgement(self, number: int, admitted: Collection[str]) -> Judgement | None:
-        """Hold the admitted updates against each other and record what comes of it; None of a run without."""
-        if not self._judging or not self._sitting:
-            return None
-        judgement = self._judging.judge(self._sitting, admitted)
-        record_judgement(self._run.store, self._run.id, number, judgement)
-        return judgement
-
-    def _why_not(self, averaged: Collection[str], judgement: Judgement | None) -> str:
-        """Return why the adapter stays as it is; empty when the round is aggregated."""
-        settings = self._run.settings
-        if len(averaged) < settings.quorum:
-            return f"{len(averaged)} can be averaged, quorum is {settings.quorum}"
-        if judgement and judgement.unsure and settings.detector and settings.detector.unsure == "wait":
-            return f"the detector cannot judge: {judgement.unsure}"
-        return ""
+            self._hearing.spool.clear()
+            return
+        if closing.examined is None:
+            self._examination.let_go()
+            self._hearing.spool.clear()
+            return
+        self._before = self._hearing.spool
+        self._candidates = self._examination.ask(closing.examined, list(closing.shares))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message | Unreadable]) -> MetricRecord | None:
         """Record what sites say of the adapter and close the round."""
-        self._let_in(server_round, replies)
+        self._hearing.hear(replies)
         self._run.store.close_round(self._run.id, server_round, "measured", None)
-        self._spool.clear()
-        if self._examination:
-            self._examination.let_go()
+        self._hearing.spool.clear()
         return None
-
-    def _round(self, number: int, admitted: int) -> Round:
-        settings = self._run.settings
-        return Round(number, settings.lora.method, settings.aggregation, self._protected, admitted, self._spool.folder)
 
     def _account(self, number: int, sites: Iterable[str]) -> None:
         """Record what a round cost each site that was in it: its epsilon so far, and the noise it was made with."""
-        privacy, protected, run = self._run.settings.site_privacy, self._protected, self._run
+        privacy, protected, run = self._run.settings.site_privacy, self._closer.protected, self._run
         if not privacy or protected is None:
             return
         for site in sites:
@@ -307,11 +207,10 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         sites = self._gathered(grid)
         run.store.open_round(run.id, number, "train" if work == pb.WORK_TRAIN else "evaluate", len(sites))
         self._opened = time.time()
-        self._spool = Spool(run.house.home.spool(run.id, number))
-        self._spool.clear()  # what a crash left of an earlier try at this round
-        self._asked = {}
         judged = self._judging and work == pb.WORK_TRAIN
-        self._sitting = Sitting.open(number, self._adapters, settings.lora.trained) if judged else None
+        sitting = Sitting.open(number, self._adapters, settings.lora.trained) if judged else None
+        self._hearing = self._fresh_hearing(number, sitting)
+        self._hearing.spool.clear()  # what a crash left of an earlier try at this round
         body, sizes = self._sealed_adapter()
         for node, site in sites.items():
             told = run.store.budget(site.id.name)
@@ -320,7 +219,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
                 kind=Kind.TASK, run=run.id, round_number=number, in_reply_to=b"", manifest=manifest, body=body,
                 sender=run.house.identity, recipient=site, now_ms=_now_ms(),
             )  # fmt: skip
-            self._asked[node] = Asked(self._terms(number, work, site, peek_header(letter).nonce), node)
+            self._hearing.asked[node] = Asked(self._terms(number, work, site, peek_header(letter).nonce), node)
             yield Message(
                 from_envelope(letter, body.ciphertext),
                 node,
@@ -382,75 +281,13 @@ class SealedRounds(Strategy):  # type: ignore[misc]
                 for reply in pulls.look(rest):
                     came = True
                     yield reply
-                if came and len(self._admitted_now) >= settings.quorum:
+                if came and len(self._hearing.admitted) >= settings.quorum:
                     took = time.monotonic() - began
                     closes = min(closes, began + took + max(GRACE_S, settings.patience * took))
 
-    def _let_in(self, number: int, replies: Iterable[Message | Unreadable]) -> dict[str, Terms]:
-        """Admit and spool each reply; return the terms of the admitted sites by name."""
-        admitted = self._admitted_now = dict[str, Terms]()
-        self._ballots = {}
-        silent = dict(self._asked)
-        for reply in replies:
-            asked = self._asked.get(reply.node if isinstance(reply, Unreadable) else reply.metadata.src_node_id)
-            if asked is None:
-                continue  # from a node that was asked nothing: Flower does not let one reply, and nothing is owed to it
-            site = asked.terms.site.id.name
-            if silent.pop(asked.node, None) is None:
-                again = Refused(Check.FIRST_ANSWER, "the site has answered this task before")
-                self._record(number, site, again)  # the store keeps the first verdict: the first answer stands
-                continue
-            try:
-                update = self._admitted(asked.terms, reply)
-            except Refused as why:
-                self._record(number, site, why)
-                continue
-            if self._sitting:
-                self._sitting.see(update)
-            admitted[site], self._ballots[site] = asked.terms, update.ballot
-            verdict = Verdict(site, True, 0, Check.ADMITTED.slug, "", update.examples, update.norm, update.digest)
-            self._run.store.record(self._run.id, number, verdict, {**update.metrics, "seconds": update.seconds})
-            if update.budget is not None:
-                self._run.store.remember_budget(site, update.budget)
-            log.info("round %d: %s admitted", number, site)
-        for asked in silent.values():
-            self._record(
-                number, asked.terms.site.id.name, Refused(Check.IN_TIME, "no answer came before the round closed")
-            )
-        return admitted
-
-    def _still_members(self, number: int, admitted: dict[str, Terms]) -> dict[str, Terms]:
-        """Leave out who was revoked after their update was admitted: nothing of theirs is averaged any more."""
-        roster = self._run.house.roster
-        left = {site: terms for site, terms in admitted.items() if terms.site.id in roster}
-        for site in admitted.keys() - left.keys():
-            self._run.store.overrule(self._run.id, number, refusal(site, Refused(Check.MEMBER, REVOKED)))
-            log.warning("round %d: %s left out by check %d: %s", number, site, Check.MEMBER, REVOKED)
-        return left
-
-    def _admitted(self, terms: Terms, reply: Message | Unreadable) -> AdmittedUpdate:
-        if terms.site.id not in self._run.house.roster:
-            raise Refused(Check.MEMBER, REVOKED)
-        if isinstance(reply, Unreadable):
-            raise Refused(Check.DELIVERED, "what came cannot be read", got=reply.why, expected="an envelope")
-        if reply.has_error():
-            raise Refused(
-                Check.DELIVERED, "the courier brought an error", got=_said(reply.error.reason), expected="an envelope"
-            )
-        try:
-            letter, body = to_envelope(reply.content)
-        except BottegaError as why:
-            raise Refused(Check.DELIVERED, why.what, got=why.got, expected=why.expected) from None
-        update = admit(letter, body, terms, now_ms=_now_ms(), nonces=self._nonces)
-        try:
-            self._spool.keep(terms.site.id.name, letter, body)
-        except RunError as why:
-            raise Refused(Check.SPOOLED, why.what, got=why.got, expected=why.expected) from None
-        return update
-
-    def _record(self, number: int, site: str, why: Refused) -> None:
-        log.warning("round %d: %s refused by check %d (%s): %s", number, site, why.check, why.check.slug, why)
-        self._run.store.record(self._run.id, number, refusal(site, why), {})
+    def _fresh_hearing(self, number: int, sitting: Sitting | None) -> Hearing:
+        spool = Spool(self._run.house.home.spool(self._run.id, number))
+        return Hearing(self._run, number, {}, spool, self._nonces, sitting)
 
 
 def _latest(run: Run, state: RunState, first: int) -> list[Adapter]:
@@ -468,10 +305,6 @@ def _protection(order: RunOrder) -> SiteMechanism | None:
     from server.site_privacy import mechanism_of  # noqa: PLC0415
 
     return mechanism_of(order.settings, len(order.sites), SecureNoise())
-
-
-def _said(text: str | None) -> str:
-    return "".join(c if c.isprintable() else " " for c in text or "nothing")[:200]
 
 
 def _now_ms() -> int:

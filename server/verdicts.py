@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("bottega.rounds")
 
 
-def refusal(site: str, why: Refused) -> Verdict:
-    """Return the verdict on a site whose answer a check refused."""
+def refusal(site: str, why: Refused, digest: str | None = None) -> Verdict:
+    """Return the verdict on a site whose answer a check refused; with SHA-256 (hex) of the sealed body, if one came."""
     words = "; ".join(
         [why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)]
     )
-    return Verdict(site, False, int(why.check), why.check.slug, words)
+    return Verdict(site, False, int(why.check), why.check.slug, words, digest=digest)
 
 
 def record_harm(store: Store, run: str, number: int, sites: Collection[str], words: str) -> None:

@@ -218,9 +218,17 @@ class Task(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    KNOWN_SIZE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
     work: Global___Work.ValueType
     order: _builtins.bytes
     """SignedRunOrder, exact bytes"""
+    checkpoint: _builtins.bytes
+    """of the ledger as the round was opened: a C2SP signed note, exact bytes"""
+    known_size: _builtins.int
+    """of the ledger that the site co-signed last; 0: none that the server knows of"""
     @_builtins.property
     def told(self) -> Global___BudgetHead:
         """of the site's budget record, as the site told it last; absent when it never did"""
@@ -231,6 +239,14 @@ class Task(_message.Message):
         what it would have come to with each of some groups of its updates alone. Each holds B's difference from the adapter's.
         """
 
+    @_builtins.property
+    def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """RFC 6962: from that size to the checkpoint's"""
+
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
+        """of what the ledger says of this site's answers to the rounds before"""
+
     def __init__(
         self,
         *,
@@ -238,14 +254,47 @@ class Task(_message.Message):
         order: _builtins.bytes = ...,
         told: Global___BudgetHead | None = ...,
         candidates: _abc.Iterable[_builtins.int] | None = ...,
+        checkpoint: _builtins.bytes = ...,
+        known_size: _builtins.int = ...,
+        consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+        receipts: _abc.Iterable[Global___Receipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "order", b"order", "told", b"told", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "checkpoint", b"checkpoint", "consistency", b"consistency", "known_size", b"known_size", "order", b"order", "receipts", b"receipts", "told", b"told", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """That an entry is in the ledger: RFC 6962 inclusion in the checkpoint that comes with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    INCLUSION_FIELD_NUMBER: _builtins.int
+    entry: _builtins.bytes
+    """canonical JSON, exact bytes"""
+    index: _builtins.int
+    @_builtins.property
+    def inclusion(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        entry: _builtins.bytes = ...,
+        index: _builtins.int = ...,
+        inclusion: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "inclusion", b"inclusion", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
 
 @_typing.final
 class BudgetHead(_message.Message):
@@ -358,10 +407,13 @@ class Update(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     PRIVACY_FIELD_NUMBER: _builtins.int
     BALLOT_FIELD_NUMBER: _builtins.int
+    COSIGNATURE_FIELD_NUMBER: _builtins.int
     examples: _builtins.int
     """in a private run, of units, with noise on it"""
     seconds: _builtins.float
     """of work at the site; 0 in a private run, where time would tell of drawings"""
+    cosignature: _builtins.bytes
+    """the site's line on the task's checkpoint (C2SP cosignature/v1)"""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
     @_builtins.property
@@ -382,10 +434,11 @@ class Update(_message.Message):
         seconds: _builtins.float = ...,
         privacy: Global___Privacy | None = ...,
         ballot: _abc.Iterable[_builtins.float] | None = ...,
+        cosignature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["privacy", b"privacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ballot", b"ballot", "examples", b"examples", "metrics", b"metrics", "privacy", b"privacy", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ballot", b"ballot", "cosignature", b"cosignature", "examples", b"examples", "metrics", b"metrics", "privacy", b"privacy", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

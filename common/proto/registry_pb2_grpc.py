@@ -233,6 +233,31 @@ class RegistryStub:
                 request_serializer=common_dot_proto_dot_registry__pb2.ReturnRosterCall.SerializeToString,
                 response_deserializer=common_dot_proto_dot_registry__pb2.ReturnRosterAnswer.FromString,
                 _registered_method=True)
+        self.GetLedger = channel.unary_unary(
+                '/bottega.v1.Registry/GetLedger',
+                request_serializer=common_dot_proto_dot_registry__pb2.GetLedgerCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.GetLedgerAnswer.FromString,
+                _registered_method=True)
+        self.Cosign = channel.unary_unary(
+                '/bottega.v1.Registry/Cosign',
+                request_serializer=common_dot_proto_dot_registry__pb2.CosignCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.CosignAnswer.FromString,
+                _registered_method=True)
+        self.GetReceipts = channel.unary_unary(
+                '/bottega.v1.Registry/GetReceipts',
+                request_serializer=common_dot_proto_dot_registry__pb2.GetReceiptsCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.GetReceiptsAnswer.FromString,
+                _registered_method=True)
+        self.GetEntries = channel.unary_unary(
+                '/bottega.v1.Registry/GetEntries',
+                request_serializer=common_dot_proto_dot_registry__pb2.GetEntriesCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.GetEntriesAnswer.FromString,
+                _registered_method=True)
+        self.GetCheckpoints = channel.unary_unary(
+                '/bottega.v1.Registry/GetCheckpoints',
+                request_serializer=common_dot_proto_dot_registry__pb2.GetCheckpointsCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.GetCheckpointsAnswer.FromString,
+                _registered_method=True)
 
 
 class RegistryServicer:
@@ -335,6 +360,36 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLedger(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Cosign(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetReceipts(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEntries(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RegistryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -417,6 +472,31 @@ def add_RegistryServicer_to_server(servicer, server):
                     servicer.ReturnRoster,
                     request_deserializer=common_dot_proto_dot_registry__pb2.ReturnRosterCall.FromString,
                     response_serializer=common_dot_proto_dot_registry__pb2.ReturnRosterAnswer.SerializeToString,
+            ),
+            'GetLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLedger,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.GetLedgerCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.GetLedgerAnswer.SerializeToString,
+            ),
+            'Cosign': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cosign,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.CosignCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.CosignAnswer.SerializeToString,
+            ),
+            'GetReceipts': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReceipts,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.GetReceiptsCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.GetReceiptsAnswer.SerializeToString,
+            ),
+            'GetEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEntries,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.GetEntriesCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.GetEntriesAnswer.SerializeToString,
+            ),
+            'GetCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoints,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.GetCheckpointsCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.GetCheckpointsAnswer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -852,6 +932,141 @@ class Registry:
             '/bottega.v1.Registry/ReturnRoster',
             common_dot_proto_dot_registry__pb2.ReturnRosterCall.SerializeToString,
             common_dot_proto_dot_registry__pb2.ReturnRosterAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/GetLedger',
+            common_dot_proto_dot_registry__pb2.GetLedgerCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.GetLedgerAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cosign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/Cosign',
+            common_dot_proto_dot_registry__pb2.CosignCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.CosignAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReceipts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/GetReceipts',
+            common_dot_proto_dot_registry__pb2.GetReceiptsCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.GetReceiptsAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/GetEntries',
+            common_dot_proto_dot_registry__pb2.GetEntriesCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.GetEntriesAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/GetCheckpoints',
+            common_dot_proto_dot_registry__pb2.GetCheckpointsCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.GetCheckpointsAnswer.FromString,
             options,
             channel_credentials,
             insecure,

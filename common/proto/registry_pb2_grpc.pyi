@@ -86,6 +86,11 @@ class RegistryStub:
     ShowRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]
     Rotate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]
     ReturnRoster: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReturnRosterCall, _registry_pb2.ReturnRosterAnswer]
+    GetLedger: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetLedgerCall, _registry_pb2.GetLedgerAnswer]
+    Cosign: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CosignCall, _registry_pb2.CosignAnswer]
+    GetReceipts: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetReceiptsCall, _registry_pb2.GetReceiptsAnswer]
+    GetEntries: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetEntriesCall, _registry_pb2.GetEntriesAnswer]
+    GetCheckpoints: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointsCall, _registry_pb2.GetCheckpointsAnswer]
 
 @_typing.type_check_only
 class RegistryAsyncStub(RegistryStub):
@@ -108,6 +113,11 @@ class RegistryAsyncStub(RegistryStub):
     ShowRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]  # type: ignore[assignment]
     Rotate: _aio.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]  # type: ignore[assignment]
     ReturnRoster: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReturnRosterCall, _registry_pb2.ReturnRosterAnswer]  # type: ignore[assignment]
+    GetLedger: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetLedgerCall, _registry_pb2.GetLedgerAnswer]  # type: ignore[assignment]
+    Cosign: _aio.UnaryUnaryMultiCallable[_registry_pb2.CosignCall, _registry_pb2.CosignAnswer]  # type: ignore[assignment]
+    GetReceipts: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetReceiptsCall, _registry_pb2.GetReceiptsAnswer]  # type: ignore[assignment]
+    GetEntries: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetEntriesCall, _registry_pb2.GetEntriesAnswer]  # type: ignore[assignment]
+    GetCheckpoints: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointsCall, _registry_pb2.GetCheckpointsAnswer]  # type: ignore[assignment]
 
 class RegistryServicer(metaclass=_abc_1.ABCMeta):
     """On the mTLS port. Who may call what: server/registry.py, checked per call."""
@@ -223,5 +233,40 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ReturnRosterCall,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ReturnRosterAnswer, _abc.Awaitable[_registry_pb2.ReturnRosterAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def GetLedger(
+        self,
+        request: _registry_pb2.GetLedgerCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetLedgerAnswer, _abc.Awaitable[_registry_pb2.GetLedgerAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def Cosign(
+        self,
+        request: _registry_pb2.CosignCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CosignAnswer, _abc.Awaitable[_registry_pb2.CosignAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def GetReceipts(
+        self,
+        request: _registry_pb2.GetReceiptsCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetReceiptsAnswer, _abc.Awaitable[_registry_pb2.GetReceiptsAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def GetEntries(
+        self,
+        request: _registry_pb2.GetEntriesCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetEntriesAnswer, _abc.Awaitable[_registry_pb2.GetEntriesAnswer]]: ...
+
+    @_abc_1.abstractmethod
+    def GetCheckpoints(
+        self,
+        request: _registry_pb2.GetCheckpointsCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetCheckpointsAnswer, _abc.Awaitable[_registry_pb2.GetCheckpointsAnswer]]: ...
 
 def add_RegistryServicer_to_server(servicer: RegistryServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

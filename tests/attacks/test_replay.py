@@ -24,7 +24,8 @@ from security.identity import Identity
 from security.run_order import RunOrder, sign_order
 from server import pulling, rounds
 from server.operating import load_operator
-from server.rounds import Run, SealedRounds
+from server.rounds import SealedRounds
+from server.run import Run
 from server.start import starting_state
 from tests.integration.federation import RUN, SCHEMA, SETTINGS, Federation, Site
 

@@ -46,7 +46,8 @@ from security.run_order import RunOrder, sign_order
 from server.founding import add_site, found
 from server.house import open_house
 from server.operating import load_operator
-from server.rounds import Run, SealedRounds
+from server.rounds import SealedRounds
+from server.run import Run
 from server.settings import ServerSettings
 from server.start import starting_state
 from server.state import RunState, RunStates

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.adapter_schema import Adapter
 from common.settings import AggregationSettings, DetectorSettings, RunSettings
-from server import examination, pulling, rounds
+from server import pulling, rounds
 from tests.integration.federation import RUN, SCHEMA, SETTINGS, Easel, Federation, Way
 
 SITES = tuple(f"s{place:02}" for place in range(9))
@@ -56,7 +56,7 @@ class Painter(Easel):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds here take fractions of a second, and so may the last sites. Who is dealt together can be foretold."""
-    monkeypatch.setattr(examination.secrets, "randbits", lambda _: 7)
+    monkeypatch.setattr("secrets.randbits", lambda _: 7)
     monkeypatch.setattr(rounds, "GRACE_S", 0.4)
     monkeypatch.setattr(pulling, "POLL_S", 0.01)
 

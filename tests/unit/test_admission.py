@@ -228,7 +228,8 @@ def test_check_13_privacy_as_it_was_asked_is_recorded_and_nothing_else() -> None
     assert update.metrics == {
         "epsilon": 1.5, "delta": 1e-4, "multiplier": 0.9, "clip": 1e-3, "rate": 0.25, "steps": 2, "multiplicity": 4,
     }  # fmt: skip
-    assert update.budget == pb.BudgetHead(entries=3, digest=b"d" * 32)
+    assert update.privacy is not None
+    assert update.privacy.budget == pb.BudgetHead(entries=3, digest=b"d" * 32)
 
 
 def test_check_13_privacy_that_nothing_is_said_of() -> None:
@@ -252,7 +253,7 @@ def test_check_13_privacy_other_than_was_asked_or_that_cannot_be(other: dict[str
 
 def test_what_a_site_says_of_privacy_in_a_run_without_is_not_recorded() -> None:
     update = judged(Answer(update=told()))
-    assert (update.metrics, update.budget) == ({"loss": 0.3}, None)
+    assert (update.metrics, update.privacy) == ({"loss": 0.3}, None)
 
 
 def test_the_first_failing_check_is_the_one_that_is_named() -> None:

@@ -85,7 +85,7 @@ def test_what_is_in_the_same_coordinates_stays_as_it_is() -> None:
 def test_a_round_is_taken_back_to_what_it_is_without_some_sites(settings: AggregationSettings) -> None:
     begun = start()
     ended = whole(settings, begun)
-    closed = Closed(Round(1, "ffa", settings), begun, ended, frozenset(UPDATES), of, lambda: None)
+    closed = Closed(Round(1, "ffa", settings), begun, ended, frozenset(UPDATES), of)
     without = aggregate(Round(1, "ffa", PLAIN), begun, of(GROUPS[0])).adapter
     back = closed.without(GROUPS[1]).adapter
     np.testing.assert_allclose(products(back), products(without), atol=2e-6)

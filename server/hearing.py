@@ -1,0 +1,175 @@
+"""The answers to one round's tasks as they come: each is admitted and spooled, or refused, and gets its verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+
+from common.courier_records import to_envelope
+from common.errors import BottegaError, RunError
+from common.proto import bottega_pb2 as pb
+from security.admission import AdmittedUpdate, Check, Refused, Terms, admit
+from security.replay import NonceBook
+from server.closing import Answers
+from server.judging import Sitting
+from server.pulling import Unreadable
+from server.run import Asked, Run
+from server.spool import Spool
+from server.store import Verdict
+from server.verdicts import refusal
+
+log = logging.getLogger("bottega.rounds")
+
+REVOKED = "the site was revoked after it was asked"
+
+MOST_KEPT = 2**26
+"""Of an answer that was refused, bytes: a longer one is not kept for a replay. What was admitted always is."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One answer that was brought, as a replay needs it.
+
+    Attributes:
+        site: Whose.
+        at_ms: When, Unix time in milliseconds.
+        kept: Whether the spool has it.
+    """
+
+    site: str
+    at_ms: int
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the ledger says of an admitted update besides its verdict.
+
+    Attributes:
+        signed: SHA-256 (hex) of what the site signed.
+        privacy: How its drawings were protected; None when the run is not private.
+    """
+
+    signed: str
+    privacy: pb.Privacy | None
+
+
+@dataclass
+class Hearing:
+    """Hears the answers of one round.
+
+    Attributes:
+        run: The run.
+        number: The round.
+        asked: Who was sent a task, by node.
+        spool: The round's.
+        nonces: Remembers answers, over all rounds.
+        sitting: Looks at what is admitted; None in a run without a detector, or where sites only look.
+        keeps_refused: Whether what is refused goes to the spool too, for a replay.
+    """
+
+    run: Run
+    number: int
+    asked: dict[int, Asked]
+    spool: Spool
+    nonces: NonceBook
+    sitting: Sitting | None
+    keeps_refused: bool = False
+    admitted: dict[str, Terms] = field(default_factory=dict)
+    ballots: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    told: dict[str, Told] = field(default_factory=dict)
+    cosignatures: dict[str, bytes] = field(default_factory=dict)
+    arrivals: list[Arrival] = field(default_factory=list)
+
+    def hear(self, replies: Iterable[Message | Unreadable]) -> None:
+        """Take in each reply as it comes; who has not answered at their end is told to be late."""
+        silent = dict(self.asked)
+        for reply in replies:
+            asked = self.asked.get(reply.node if isinstance(reply, Unreadable) else reply.metadata.src_node_id)
+            if asked is None:
+                continue  # from a node that was asked nothing: Flower does not let one reply, and nothing is owed to it
+            if silent.pop(asked.node, None) is None:
+                again = Refused(Check.FIRST_ANSWER, "the site has answered this task before")
+                self._refuse(asked.site, again)  # the store keeps the first verdict: the first answer stands
+                continue
+            self._hear_one(asked, reply)
+        for asked in silent.values():
+            self._refuse(asked.site, Refused(Check.IN_TIME, "no answer came before the round closed"))
+
+    def answers(self) -> Answers:
+        """Return what was admitted, of sites that are still members: of who was revoked since, nothing is averaged."""
+        roster = self.run.house.roster
+        for site in [site for site, terms in self.admitted.items() if terms.site.id not in roster]:
+            del self.admitted[site]
+            self.run.store.overrule(self.run.id, self.number, refusal(site, Refused(Check.MEMBER, REVOKED)))
+            log.warning("round %d: %s left out by check %d: %s", self.number, site, Check.MEMBER, REVOKED)
+        return Answers(self.spool, self.admitted, self.ballots)
+
+    def _hear_one(self, asked: Asked, reply: Message | Unreadable) -> None:
+        site, now_ms = asked.site, int(time.time() * 1000)
+        letter, body = b"", b""
+        try:
+            letter, body = self._brought(asked.terms, reply)
+            update = admit(letter, body, asked.terms, now_ms=now_ms, nonces=self.nonces)
+            self._keep(site, letter, body)
+        except Refused as why:
+            kept = bool(letter) and self._kept_refused(site, letter, body)
+            self._refuse(site, why, hashlib.sha256(body).hexdigest() if letter else None)
+            self.arrivals.append(Arrival(site, now_ms, kept))
+            return
+        self.arrivals.append(Arrival(site, now_ms, kept=True))
+        self._let_in(asked.terms, update)
+
+    def _brought(self, terms: Terms, reply: Message | Unreadable) -> tuple[bytes, bytes]:
+        if terms.site.id not in self.run.house.roster:
+            raise Refused(Check.MEMBER, REVOKED)
+        if isinstance(reply, Unreadable):
+            raise Refused(Check.DELIVERED, "what came cannot be read", got=reply.why, expected="an envelope")
+        if reply.has_error():
+            raise Refused(
+                Check.DELIVERED, "the courier brought an error", got=_said(reply.error.reason), expected="an envelope"
+            )
+        try:
+            return to_envelope(reply.content)
+        except BottegaError as why:
+            raise Refused(Check.DELIVERED, why.what, got=why.got, expected=why.expected) from None
+
+    def _keep(self, site: str, letter: bytes, body: bytes) -> None:
+        try:
+            self.spool.keep(site, letter, body)
+        except RunError as why:
+            raise Refused(Check.SPOOLED, why.what, got=why.got, expected=why.expected) from None
+
+    def _kept_refused(self, site: str, letter: bytes, body: bytes) -> bool:
+        if not self.keeps_refused or len(letter) + len(body) > MOST_KEPT:
+            return False
+        try:
+            self.spool.keep(site, letter, body)
+        except RunError:
+            return False
+        return True
+
+    def _let_in(self, terms: Terms, update: AdmittedUpdate) -> None:
+        run, site = self.run, update.site
+        if self.sitting:
+            self.sitting.see(update)
+        self.admitted[site], self.ballots[site] = terms, update.ballot
+        self.told[site] = Told(update.signed, update.privacy)
+        verdict = Verdict(site, True, 0, Check.ADMITTED.slug, "", update.examples, update.norm, update.digest)
+        run.store.record(run.id, self.number, verdict, {**update.metrics, "seconds": update.seconds})
+        if update.privacy is not None:
+            run.store.remember_budget(site, update.privacy.budget)
+        log.info("round %d: %s admitted", self.number, site)
+
+    def _refuse(self, site: str, why: Refused, digest: str | None = None) -> None:
+        log.warning("round %d: %s refused by check %d (%s): %s", self.number, site, why.check, why.check.slug, why)
+        self.run.store.record(self.run.id, self.number, refusal(site, why, digest), {})
+
+
+def _said(text: str | None) -> str:
+    return "".join(c if c.isprintable() else " " for c in text or "nothing")[:200]
