@@ -215,7 +215,8 @@ class Arena:
         """Return how much of what was sent was refused or rejected, and for how long at a time."""
         rounds = sorted(run.found)
         out = {
-            name: [run.found[number].get(name) in {"refused", "rejected"} for number in rounds] for name in self.deals
+            name: [run.found[number].get(name) in {"refused", "rejected", "harmful"} for number in rounds]
+            for name in self.deals
         }
         good = [name for name in out if name not in bad]
         return {
