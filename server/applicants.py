@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from common.errors import MembershipError
 from security.enrolment import Invitation, JoinRequest, matches, secret_hash
 from security.names import Role
-from server.database import Database
+from security.database import Database
 
 if TYPE_CHECKING:
     import sqlite3
@@ -77,7 +77,7 @@ class Admission:
 
 
 class Applicants(Database):
-    """The tables in ``file``; see :class:`~server.database.Database`."""
+    """The tables in ``file``; see :class:`~security.database.Database`."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, _SCHEMA)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.errors import RunError
 from common.proto import bottega_pb2 as pb
-from server.database import Database
+from security.database import Database
 from server.standing import COUNTING, REMEMBERED, why_suspended
 
 _SCHEMA = """
@@ -103,7 +103,7 @@ class RoundRow:
 
 
 class Store(Database):
-    """The store in ``file``; see :class:`~server.database.Database`."""
+    """The store in ``file``; see :class:`~security.database.Database`."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file, _SCHEMA)

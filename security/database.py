@@ -27,7 +27,8 @@ class Database:
         schema: SQL that makes the tables that are not there yet.
 
     Raises:
-        RunError: The file is no SQLite file, or is damaged.
+        RunError: The file is no SQLite file, or is damaged; later, it cannot be written: another process holds it, or
+            the disk is full. Then nothing of the transaction is kept.
     """
 
     def __init__(self, file: Path, schema: str) -> None:
@@ -59,18 +60,31 @@ class Database:
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
         """Hold one transaction: all of it is kept, or none."""
-        with self._lock:
+        with self._lock, _told():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # on a full disk SQLite has rolled back by itself
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _read(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in a sentence why SQLite could not write."""
+    try:
+        yield
+    except sqlite3.OperationalError as cause:
+        raise RunError(
+            "the server's store cannot be written", got=str(cause), expected="a disk with room, and nobody else's lock",
+            advice="Nothing of it was kept. Make room, or end the process that holds bottega.db; then try again.",
+        ) from None  # fmt: skip
 
 
 def _make(file: Path) -> None:
