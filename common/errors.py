@@ -129,6 +129,15 @@ class RunError(BottegaError):
     advice = "Look at the server's log; `bottega run start --resume RUN` goes on after the last closed round."
 
 
+class LedgerError(BottegaError):
+    """The ledger, or a proof, checkpoint or receipt of it, does not hold or cannot be read."""
+
+    advice = (
+        "Nothing of it was believed. Keep it as it is, for it is evidence; `bottega audit verify` says from which entry "
+        "on the ledger does not hold."
+    )
+
+
 class AgentError(BottegaError):
     """The site agent cannot be reached or cannot answer."""
 
