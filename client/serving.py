@@ -22,16 +22,19 @@ from client.supernode import supernode
 from client.supernode_settings import SiteBasics, SuperNodeSettings, read_basics
 from common.errors import AgentError, HomeError
 from common.logs import take_over
+from common.metrics_port import MetricsPort
 from common.notify import ServiceManager
 from common.paths import SiteHome, SuperNodeHome
 from common.processes import ChildProcess
 from common.proto import bottega_pb2 as pb
 from common.settings import read_toml
+from common.tracing import end_traces, name_service
 from security.key_folder import open_key_folder
 from security.member import MemberKeys
 from security.names import Role, SpiffeId
 
 if TYPE_CHECKING:
+    from client.metrics import SiteMetrics
     from client.settings import SiteSettings
     from client.workplace import Workplace
 
@@ -57,6 +60,7 @@ def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None], *, apart: bo
         BaseModelError: The base cannot be loaded.
         NotAMemberError: The server says that the site no longer belongs to the federation.
         AgentError: A part died, another one serves this home, or the SuperNode cannot be confined as the site requires.
+        ProcessError: The port for metrics that the site wants is taken.
     """
     take_over()
     manager = ServiceManager()
@@ -75,11 +79,16 @@ def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None], *, apart: bo
             office = parts.enter_context(Office(partial(supernode, home, basics, waits=True)))
         # These imports and what comes after take long. The SuperNode comes up meanwhile, and waits for the socket.
         from client.agent import AgentService, SiteAgent  # noqa: PLC0415
+        from client.metrics import SiteMetrics  # noqa: PLC0415
         from client.settings import SiteSettings  # noqa: PLC0415
         from client.workplace import set_up  # noqa: PLC0415
 
         take_over()
         settings = read_toml(SiteSettings, home.settings)
+        metrics = SiteMetrics(home, settings)
+        _open_metrics(metrics, settings, parts)
+        name_service("bottega-site", site=settings.name)
+        parts.callback(end_traces)
         place = set_up(home, settings)
         _end_at_signals(stop)
         keeper = Keeper(home, keys, settings.registry, stop.set) if settings.registry else None
@@ -92,13 +101,14 @@ def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None], *, apart: bo
             approvals=Approvals(home.approvals) if settings.rules.ask else None,
         )
         status = partial(_status, home, settings, place, keeper, apart=apart)
-        server = serve(AgentService(agent, status), home.socket)
+        server = serve(metrics.counted(AgentService(agent, status)), home.socket)
         parts.callback(home.socket.unlink, missing_ok=True)
         parts.callback(lambda: server.stop(grace=1).wait())
         train, held_out = len(place.drawings.train), len(place.drawings.held_out)
         log.info("site %s: %d drawings to train on, %d held out", settings.name, train, held_out)
         if keeper is not None:
             parts.enter_context(keeper)
+        metrics.tell(status)
         manager.ready(f"{train} drawings to train on")
         on_ready(status())
         while not stop.wait(LOOK_S):
@@ -134,6 +144,15 @@ def run_supernode(home: SuperNodeHome) -> None:
             office.look()
             manager.alive()
         manager.stopping()
+
+
+def _open_metrics(metrics: SiteMetrics, settings: SiteSettings, parts: ExitStack) -> None:
+    if settings.metrics_port is not None:
+        port = parts.enter_context(
+            MetricsPort(metrics.registry, settings.metrics_host, settings.metrics_port, "site.toml")
+        ).port
+        host = f"[{settings.metrics_host}]" if ":" in settings.metrics_host else settings.metrics_host
+        log.info("metrics: http://%s:%d/metrics", host, port)
 
 
 def _told_supernode(home: SuperNodeHome) -> ChildProcess:

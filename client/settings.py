@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
 
 from client.augment import AugmentSettings
 from client.budget_settings import BudgetSettings
 from client.drawings import DrawingSettings
 from client.policy import HouseRules
 from client.supernode_settings import SiteBasics
+from common.metrics_port import is_loopback
 from common.settings import EMBEDDED_BASE, Positive
 
 
@@ -31,3 +34,16 @@ class SiteSettings(SiteBasics):
     privacy: BudgetSettings = BudgetSettings()
     """What may be spent on the drawings of this site, ever."""
     rules: HouseRules = HouseRules()
+    metrics_host: str = "127.0.0.1"
+    """Address of this machine's own that metrics are told on: loopback, since how many drawings there are, and how long
+    they were trained on, is nobody else's to know."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """Prometheus scrapes here, usually at 8452; metrics are told nowhere when it is left out. 0 lets the system choose,
+    and the log says what it chose."""
+
+    @field_validator("metrics_host")
+    @classmethod
+    def _metrics_stay_in_the_house(cls, host: str) -> str:
+        if not is_loopback(host):
+            raise ValueError("metrics of a site are told on loopback alone, such as 127.0.0.1")
+        return host

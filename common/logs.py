@@ -39,7 +39,8 @@ _AT_LEAST = {
     "asyncio": logging.WARNING,
     "grpc": logging.WARNING,
     **dict.fromkeys(
-        ("httpx", "httpcore", "transformers", "diffusers", "accelerate", "torch", "alembic"), logging.ERROR
+        ("httpx", "httpcore", "transformers", "diffusers", "accelerate", "torch", "alembic", "opentelemetry"),
+        logging.ERROR,
     ),
 }
 # Priorities of syslog (RFC 5424, table 2) by Python's levels.

@@ -32,6 +32,25 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class Underway:
+    """Where one run stands.
+
+    Attributes:
+        run: Its id.
+        awaited: Sites that were asked in the round that is open, and have no verdict yet.
+        p_values: The detector's, by site, in the last round that it judged.
+        epsilons: What the run has cost the drawings of each site that paid most, as the site told it last.
+        site_epsilons: What it has cost each site as a whole, where it is protected as one.
+    """
+
+    run: str
+    awaited: int
+    p_values: dict[str, float]
+    epsilons: dict[str, float]
+    site_epsilons: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Figures:
     """What the store holds, counted.
 
@@ -42,6 +61,9 @@ class Figures:
         rounds: How many, by outcome.
         verdicts: How many, by site and check; ``admitted`` for updates that passed.
         lengths: Of the rounds that have closed.
+        phases: How often there was a phase of a round, and how many seconds all of them took.
+        underway: The runs that are running, the latest first; the last one when none is.
+        pending: How many are running and have not opened a round yet.
         newest_s: The latest moment that is written anywhere, Unix time in seconds; 0 when nothing is.
     """
 
@@ -51,6 +73,9 @@ class Figures:
     rounds: dict[str, int]
     verdicts: dict[tuple[str, str], int]
     lengths: Lengths
+    phases: dict[str, tuple[int, float]]
+    underway: tuple[Underway, ...]
+    pending: int
     newest_s: float
 
 
@@ -71,6 +96,12 @@ def read_figures(file: Path) -> Figures:
                 for site, check, count in db('SELECT site, "check", count(*) FROM verdicts GROUP BY 1, 2', "verdicts")
             },
             lengths=_lengths(db),
+            phases={
+                phase: (count, seconds)
+                for phase, count, seconds in db("SELECT phase, count(*), sum(seconds) FROM phases GROUP BY 1", "phases")
+            },
+            underway=tuple(_underway(db, run) for run in _running(db)),
+            pending=_pending(db),
             newest_s=_newest(db),
         )
 
@@ -94,10 +125,11 @@ class _Reader:
         made = connection.execute("SELECT name FROM sqlite_master WHERE type='table'") if connection else ()
         self._made = {name for (name,) in made}
 
-    def __call__(self, sql: str, table: str | None = None) -> list[tuple[Any, ...]]:
-        if self._connection is None or (table is not None and table not in self._made):
+    def __call__(self, sql: str, *tables: str, **values: str) -> list[tuple[Any, ...]]:
+        """Return the rows that some SQL finds; none when one of the tables is not there."""
+        if self._connection is None or not self._made.issuperset(tables):
             return []
-        return self._connection.execute(sql).fetchall()
+        return self._connection.execute(sql, values).fetchall()
 
 
 @contextlib.contextmanager
@@ -122,6 +154,42 @@ def _lengths(db: _Reader) -> Lengths:
     ]
     up_to = tuple(sum(s <= bound for s in seconds) for bound in ROUND_SECONDS)
     return Lengths(up_to, len(seconds), sum(seconds))
+
+
+def _running(db: _Reader) -> list[str]:
+    running = db("SELECT run FROM runs WHERE status='running' ORDER BY started_at DESC", "runs")
+    return [run for (run,) in running or db("SELECT run FROM runs ORDER BY started_at DESC LIMIT 1", "runs")]
+
+
+def _pending(db: _Reader) -> int:
+    sql = "SELECT count(*) FROM runs WHERE status='running' AND run NOT IN (SELECT run FROM rounds)"
+    return next((int(count) for (count,) in db(sql, "runs", "rounds")), 0)
+
+
+def _underway(db: _Reader, run: str) -> Underway:
+    awaited = (
+        "SELECT asked - (SELECT count(*) FROM verdicts WHERE verdicts.run=rounds.run AND verdicts.round=rounds.round) "
+        "FROM rounds JOIN runs USING (run) WHERE run=:run AND closed_at IS NULL AND status='running' "
+        "ORDER BY round DESC LIMIT 1"
+    )
+    # A site may call a number of its own what it likes. Where the detector judged, its own is in that one's place.
+    p_values = (
+        "SELECT site, value FROM metrics WHERE run=:run AND name='p_value' AND round=(SELECT max(round) FROM rounds "
+        "JOIN judgements USING (run, round) WHERE run=:run AND closed_at NOT NULL AND unsure='')"
+    )
+    return Underway(
+        run=run,
+        awaited=max(0, next((int(count) for (count,) in db(awaited, "runs", "rounds", "verdicts", run=run)), 0)),
+        p_values=dict(db(p_values, "metrics", "rounds", "judgements", run=run)),
+        epsilons=_latest(db, run, "epsilon"),
+        site_epsilons=_latest(db, run, "site_epsilon"),
+    )
+
+
+def _latest(db: _Reader, run: str, name: str) -> dict[str, float]:
+    """Return the last value of a metric by site. Beside ``max`` SQLite takes other columns from the row that has it."""
+    sql = "SELECT site, value, max(round) FROM metrics WHERE run=:run AND name=:name GROUP BY site"
+    return {site: value for site, value, _ in db(sql, "metrics", run=run, name=name)}
 
 
 def _newest(db: _Reader) -> float:

@@ -6,29 +6,25 @@ No label tells anything of drawings: there are names of sites, of calls and of c
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import shutil
-import socketserver
-import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from typing import Any
 
 import grpc
 from flwr.superlink.routers.fleet.router import router as fleet_router
-from prometheus_client import CollectorRegistry, Counter, make_wsgi_app
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common.errors import BottegaError, ProcessError
+from common.errors import BottegaError
 from common.proto import registry_pb2 as pb
 from security.authority import load_certificate
+from server.certificates_seen import SeenCertificates
 from server.figures import ROUND_SECONDS, Figures, read_figures
 from server.gate import AnyHandler, Interceptor
 from server.house import House
@@ -65,11 +61,12 @@ class Metrics:
             registry=self.registry,
         )
         ProcessCollector(registry=self.registry)
-        self.registry.register(HouseCollector(house, control_address))
+        self._seen = SeenCertificates()
+        self.registry.register(HouseCollector(house, control_address, self._seen))
 
     def grpc(self, port: str) -> Interceptor:
         """Return what counts the calls of a gRPC port; it goes before every other interceptor."""
-        return _CountedCalls(self.calls, port)
+        return _CountedCalls(self.calls, port, self._seen)
 
     def fleet(self, app: ASGIApp) -> ASGIApp:
         """Return an application that counts the calls of the one behind the fleet port."""
@@ -79,8 +76,8 @@ class Metrics:
 class HouseCollector(Collector):
     """Reads the home of a server at each scrape. What cannot be read is left out, and ``bottega_readable`` says so."""
 
-    def __init__(self, house: House, control_address: Callable[[], str]) -> None:
-        self._house, self._control = house, control_address
+    def __init__(self, house: House, control_address: Callable[[], str], seen: SeenCertificates) -> None:
+        self._house, self._control, self._seen = house, control_address, seen
         self._since = time.time()
 
     def describe(self) -> Iterable[Metric]:
@@ -115,6 +112,7 @@ class HouseCollector(Collector):
             members.add_metric([role, status], count)
         yield members
         yield from _counted(figures)
+        yield from _underway(figures)
 
     def _online(self) -> Iterator[Metric]:
         online = online_sites(self._control(), self._house)
@@ -135,6 +133,15 @@ class HouseCollector(Collector):
         for name, path in (("server", home.certificate), ("authority", home.authority_certificate)):
             left.add_metric([name], (load_certificate(path).not_valid_after_utc - now).total_seconds())
         yield left
+        members = GaugeMetricFamily(
+            "bottega_member_certificate_seconds_left", "Of the certificate that a member called the registry with last",
+            labels=["role", "member"],
+        )  # fmt: skip
+        roster = self._house.roster
+        for who, until in self._seen.until().items():
+            if who in roster:
+                members.add_metric([str(who.role), who.name], (until - now).total_seconds())
+        yield members
 
     def _disk(self) -> Iterator[Metric]:
         free = shutil.disk_usage(self._house.home.root).free
@@ -160,14 +167,42 @@ def _counted(figures: Figures) -> Iterator[Metric]:
     took = HistogramMetricFamily(
         "bottega_round_seconds", "How long rounds took", buckets=buckets, sum_value=lengths.total
     )
-    yield from (runs, rounds, verdicts, took)
+    phases = SummaryMetricFamily("bottega_phase_seconds", "How long the phases of rounds took", labels=["phase"])
+    for phase, (count, seconds) in sorted(figures.phases.items()):
+        phases.add_metric([phase], count_value=count, sum_value=seconds)
+    yield from (runs, rounds, verdicts, took, phases)
+
+
+def _underway(figures: Figures) -> Iterator[Metric]:
+    """Yield where runs stand, for the runs that are running or the last one: a series for each run would pile up."""
+    yield GaugeMetricFamily(
+        "bottega_runs_pending", "Runs that are running and have not opened a round yet", value=figures.pending
+    )
+    awaited = GaugeMetricFamily(
+        "bottega_sites_awaited", "Sites that were asked in the open round and have no verdict yet", labels=["run"]
+    )
+    for run in figures.underway:
+        awaited.add_metric([run.run], run.awaited)
+    yield awaited
+    p_values = _by_site("bottega_p_value", "The detector's, in the last round that it judged")
+    told = _by_site("bottega_told_epsilon", "What the run has cost the drawings that paid most, as the site told last")
+    whole = _by_site("bottega_site_epsilon", "What the run has cost the site as a whole, where it is protected as one")
+    for run in figures.underway:
+        for family, values in ((p_values, run.p_values), (told, run.epsilons), (whole, run.site_epsilons)):
+            for site, value in sorted(values.items()):
+                family.add_metric([run.run, site], value)
+    yield from (p_values, told, whole)
+
+
+def _by_site(name: str, words: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, words, labels=["run", "site"])
 
 
 class _CountedCalls(Interceptor):
-    """Counts the calls of a gRPC server by name and outcome."""
+    """Counts the calls of a gRPC server by name and outcome, and looks at the certificates of those that went well."""
 
-    def __init__(self, calls: Counter, port: str) -> None:
-        self._calls, self._port = calls, port
+    def __init__(self, calls: Counter, port: str, seen: SeenCertificates) -> None:
+        self._calls, self._port, self._seen = calls, port, seen
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], AnyHandler | None], details: grpc.HandlerCallDetails
@@ -181,11 +216,14 @@ class _CountedCalls(Interceptor):
         def counted(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:  # noqa: ANN401 (any record)
             outcome = grpc.StatusCode.OK
             try:
-                return behaviour(messages, context)
+                answer = behaviour(messages, context)
             except BaseException:
                 said: Any = context
                 outcome = said.code() or grpc.StatusCode.CANCELLED
                 raise
+            else:
+                self._seen.see(context)
+                return answer
             finally:
                 self._calls.labels(self._port, name, outcome.name).inc()
 
@@ -217,68 +255,3 @@ class _CountedFleet:
             await send(message)
 
         await self._app(scope, received, sent)
-
-
-class MetricsPort:
-    """The port that Prometheus scrapes. A context manager: the port is closed at its end.
-
-    Args:
-        registry: What is told.
-        host: What it listens on; it is plain HTTP and asks nobody for credentials, so keep it to loopback.
-        port: 0 lets the system choose.
-
-    Raises:
-        ProcessError: The port is taken.
-    """
-
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
-        try:
-            self._server = make_server(host, port, make_wsgi_app(registry), _Server, _Quiet)
-        except OSError as cause:
-            raise ProcessError(
-                f"port {port} on {host} cannot be taken", got=cause.strerror, expected="a free port",
-                advice="Stop what uses the port, or set another `metrics_port` in server.toml.",
-            ) from None  # fmt: skip
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The open port."""
-        return self._server.server_port
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether it answers."""
-        return self._thread.is_alive()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """Take the port. The standard library's asks a name server what this machine is called, which nobody needs."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
-        self.setup_environ()
-
-
-class _Quiet(WSGIRequestHandler):
-    timeout = 10
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the standard library's name)
-        """Say nothing of each scrape."""
-
-    def handle(self) -> None:
-        """Serve, or let go of a caller that hung up or said nothing in time."""
-        with contextlib.suppress(OSError):
-            super().handle()

@@ -12,6 +12,7 @@ from functools import partial
 
 from common.errors import ProcessError
 from common.logs import take_over
+from common.metrics_port import MetricsPort
 from common.notify import ServiceManager
 from common.paths import ServerHome
 from security.grpc_tls import server_credentials
@@ -19,7 +20,7 @@ from security.keys import pkcs8_pem
 from server.app import HOME_VARIABLE, SERVER_VARIABLE
 from server.doorkeeper import Doorkeeper
 from server.house import House, active_sites, open_house
-from server.metrics import Metrics, MetricsPort
+from server.metrics import Metrics
 from server.opening import desk_of
 from server.own_certificate import renew_own_certificate
 from server.ports import free_port, read_ports, tell_ports
@@ -107,7 +108,9 @@ def _open_others(
     newcomers, door = desk_of(house, known), f"{settings.host}:{door_port}"
     opened = partial(serve_door, newcomers, door, credentials, seen=[metrics.grpc("door")])
     keeper = parts.enter_context(Doorkeeper(newcomers.expects_somebody, lambda: opened()[0]))
-    scraped = parts.enter_context(MetricsPort(metrics.registry, settings.metrics_host, settings.metrics_port))
+    scraped = parts.enter_context(
+        MetricsPort(metrics.registry, settings.metrics_host, settings.metrics_port, home.settings.name)
+    )
     known["metrics"] = scraped.port
     watched += [
         _alive("the doorkeeper", lambda: keeper.is_alive),

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message, Receive, Scope, Send
 
-from common.errors import ProcessError
 from common.paths import ServerHome
 from server.applicants import Applicants
 from server.figures import ROUND_SECONDS, damage, read_figures
 from server.founding import found
 from server.house import House, open_house
-from server.metrics import OTHER, Metrics, MetricsPort
+from server.metrics import OTHER, Metrics
 from server.settings import ServerSettings
 from server.store import Store, Verdict
+from tests.scraping import Scraped, families_of, values
 
 NOWHERE = "127.0.0.1:1"
 
@@ -38,15 +37,8 @@ def house(founded: House) -> House:
     return founded
 
 
-def scraped(metrics: Metrics) -> dict[tuple[str, ...], float]:
-    """Scrape over HTTP: values by name and labels."""
-    with MetricsPort(metrics.registry, "127.0.0.1", 0) as port:
-        text = urlopen(f"http://127.0.0.1:{port.port}/metrics", timeout=30).read().decode()
-    return {
-        (sample.name, *(sample.labels[key] for key in sorted(sample.labels))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+def scraped(metrics: Metrics) -> Scraped:
+    return values(families_of(metrics.registry))
 
 
 def test_what_the_store_knows_is_told_and_survives_a_restart(house: House) -> None:
@@ -137,19 +129,77 @@ def test_two_servers_in_one_process_count_apart(house: House) -> None:
     assert not any(name == "bottega_calls_total" for name, *_ in scraped(other))
 
 
-def test_a_port_that_is_taken_is_told(house: House) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        number = taken.getsockname()[1]
-        with pytest.raises(ProcessError, match=f"port {number} on 127.0.0.1 cannot be taken") as caught:
-            MetricsPort(Metrics(house, lambda: NOWHERE).registry, "127.0.0.1", number)
-    assert "metrics_port" in str(caught.value)
+def judged(store: Store, run: str, number: int, p_values: dict[str, float], unsure: str = "") -> None:
+    """Close a round that a detector judged."""
+    store.open_round(run, number, "train", len(p_values))
+    for site in p_values:
+        store.record(run, number, Verdict(site, True, 0, "admitted"), {"epsilon": float(number), "p_value": 1.0})
+    store.judged(run, number, [], unsure)
+    for site, p in p_values.items():
+        store.note(run, number, site, {"p_value": p, "site_epsilon": number / 2})
+    store.close_round(run, number, "aggregated", None)
 
 
-def test_a_silent_caller_keeps_no_other_from_being_answered(house: House) -> None:
-    metrics = Metrics(house, lambda: NOWHERE)
-    with (
-        MetricsPort(metrics.registry, "127.0.0.1", 0) as port,
-        socket.create_connection(("127.0.0.1", port.port)),
-        urlopen(f"http://127.0.0.1:{port.port}/metrics", timeout=30) as answer,
-    ):
-        assert b"bottega_up 1.0" in answer.read()
+def test_scores_of_the_last_judged_round_and_the_last_word_on_epsilon_are_told_by_site(house: House) -> None:
+    with Store(house.home.database) as store:
+        store.start_run("r1", b"an order")
+        judged(store, "r1", 1, {"rossi": 0.9, "bianchi": 0.8})
+        judged(store, "r1", 2, {"rossi": 0.4, "bianchi": 0.002})
+        store.open_round("r1", 3, "train", 3)
+        store.record("r1", 3, Verdict("rossi", True, 0, "admitted"), {"epsilon": 3.0})
+    told = scraped(Metrics(house, lambda: NOWHERE))
+    assert (told["bottega_p_value", "r1", "rossi"], told["bottega_p_value", "r1", "bianchi"]) == (0.4, 0.002)
+    assert (told["bottega_told_epsilon", "r1", "rossi"], told["bottega_told_epsilon", "r1", "bianchi"]) == (3, 2)
+    assert told["bottega_site_epsilon", "r1", "rossi"] == 1
+
+
+def test_a_number_that_a_site_calls_a_p_value_is_none_where_the_detector_did_not_judge(house: House) -> None:
+    with Store(house.home.database) as store:
+        store.start_run("r1", b"an order")
+        store.open_round("r1", 1, "train", 1)
+        store.record("r1", 1, Verdict("rossi", True, 0, "admitted"), {"p_value": 1.0})
+        store.close_round("r1", 1, "aggregated", None)
+        judged(store, "r1", 2, {"rossi": 1.0}, unsure="too few have been seen")
+    assert not any(name == "bottega_p_value" for name, *_ in scraped(Metrics(house, lambda: NOWHERE)))
+
+
+def test_the_queue_is_told_for_runs_that_are_running(house: House) -> None:
+    with Store(house.home.database) as store:
+        for run in ("old", "r1", "r2"):
+            store.start_run(run, b"an order")
+        store.open_round("old", 1, "train", 9)
+        store.stop_run("old", "enough")
+        store.open_round("r1", 1, "train", 3)
+        store.record("r1", 1, Verdict("rossi", True, 0, "admitted"), {})
+    told = scraped(Metrics(house, lambda: NOWHERE))
+    assert told["bottega_runs_pending",] == 1
+    assert {name: value for name, value in told.items() if name[0] == "bottega_sites_awaited"} == {
+        ("bottega_sites_awaited", "r1"): 2, ("bottega_sites_awaited", "r2"): 0,
+    }  # fmt: skip
+
+
+def test_when_no_run_is_running_the_last_one_is_told_and_no_other(house: House) -> None:
+    with Store(house.home.database) as store:
+        for run in ("r1", "r2"):
+            store.start_run(run, b"an order")
+            judged(store, run, 1, {"rossi": 0.5})
+            store.stop_run(run, "enough")
+    told = scraped(Metrics(house, lambda: NOWHERE))
+    assert {labels[1] for labels in told if labels[0] == "bottega_p_value"} == {"r2"}
+
+
+def test_phases_of_rounds_are_added_up_and_a_store_without_them_is_read_all_the_same(house: House) -> None:
+    with Store(house.home.database) as store:
+        store.start_run("r1", b"an order")
+    with closing(sqlite3.connect(house.home.database)) as db:
+        db.execute("DROP TABLE IF EXISTS phases")
+    assert read_figures(house.home.database).phases == {}
+    with closing(sqlite3.connect(house.home.database)) as db, db:
+        db.execute("CREATE TABLE phases (run TEXT, round INTEGER, phase TEXT, seconds REAL) STRICT")
+        db.executemany(
+            "INSERT INTO phases VALUES ('r1', ?, ?, ?)",
+            [(1, "aggregate", 2.0), (2, "aggregate", 3.0), (2, "judge", 0.5)],
+        )
+    told = scraped(Metrics(house, lambda: NOWHERE))
+    assert (told["bottega_phase_seconds_count", "aggregate"], told["bottega_phase_seconds_sum", "aggregate"]) == (2, 5)
+    assert told["bottega_phase_seconds_sum", "judge"] == 0.5
