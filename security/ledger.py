@@ -6,7 +6,6 @@ or not at all. Nothing is remembered between two calls: several processes append
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,12 +29,14 @@ PAGE = 64
 Query = Callable[..., list[tuple[Any, ...]]]
 """Runs SQL with its values and returns all rows."""
 
+_MOST_VALUES = 500
+"""Values of one statement; SQLite takes 999 of them at least."""
+
 _SIZE = 'SELECT coalesce(max("index"), -1) + 1 FROM ledger_entries'
 _LEAF = 'SELECT hash FROM ledger_entries WHERE "index" = ?'
 _NODE = "SELECT hash FROM ledger_nodes WHERE place = ?"
 _ENTRY = 'SELECT entry FROM ledger_entries WHERE "index" = ?'
 _ENTRIES = 'SELECT "index", entry FROM ledger_entries WHERE "index" >= ? AND "index" < ? ORDER BY "index" LIMIT ?'
-_KNOWN = "SELECT key FROM ledger_keys WHERE key IN (SELECT value FROM json_each(?))"
 _CHECKPOINTS = "SELECT size, note FROM ledger_checkpoints WHERE size > ? ORDER BY size LIMIT ?"
 
 
@@ -221,7 +222,8 @@ class Reader:
         return node
 
     def _within(self, size: int) -> int:
-        if not 0 <= size <= (there := self.size()):
+        there = self.size()
+        if not 0 <= size <= there:
             raise LedgerError("the ledger does not reach so far", got=f"{size} entries", expected=f"at most {there}")
         return size
 
@@ -241,16 +243,22 @@ def _fresh(
 ) -> list[tuple[bytes, str | None]]:
     """Return the entries that are to be written, with their keys: of those with one key, the first."""
     asked = [key for key in keys if key is not None]
-    known = {key for (key,) in db.execute(_KNOWN, (json.dumps(asked),))} if asked else set()
+    known: set[str] = set()
+    for start in range(0, len(asked), _MOST_VALUES):
+        some = asked[start : start + _MOST_VALUES]
+        sql = f"SELECT key FROM ledger_keys WHERE key IN ({', '.join('?' for _ in some)})"  # noqa: S608 (question marks)
+        known |= {key for (key,) in db.execute(sql, some)}
     fresh: list[tuple[bytes, str | None]] = []
     for entry, key in zip(entries, keys, strict=True):
         if len(entry) > MOST_ENTRY_BYTES:
             raise LedgerError(
                 "an entry is too long for the ledger", got=f"{len(entry)} bytes", expected=f"at most {MOST_ENTRY_BYTES}"
             )
-        if key is None or key not in known:
-            fresh.append((bytes(entry), key))
+        if key is not None:
+            if key in known:
+                continue
             known.add(key)
+        fresh.append((bytes(entry), key))
     return fresh
 
 
