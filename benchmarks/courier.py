@@ -29,13 +29,17 @@ from benchmarks.reporting import Bar, finish, table
 from benchmarks.round_overhead import EchoBench
 from client.agent import AgentService, SiteAgent
 from client.agent_socket import serve
+from client.ledger_book import LedgerBook
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack
 from common.errors import ProcessError
 from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, RunSettings
+from security.checkpoint import Checkpoint, sign_checkpoint
 from security.envelope import Kind, SealedBody, seal_body, seal_letter
 from security.identity import Identity
+from security.ledger_names import origin_of
+from security.merkle import EMPTY_ROOT
 from security.names import Role, SpiffeId
 from security.roster import Roster
 from security.run_order import RunOrder, sign_order
@@ -81,9 +85,16 @@ class Desk:
     order: bytes
     body: SealedBody
 
+    @property
+    def checkpoint(self) -> bytes:
+        """That of a ledger in which nothing is written yet."""
+        empty = Checkpoint(origin_of(self.server.id.federation), 0, EMPTY_ROOT)
+        return sign_checkpoint(empty, self.server.signing)
+
     def task(self) -> bytes:
         """Return a task as the courier gets it; each is another one, since none is answered twice."""
-        manifest = pb.Task(work=pb.WORK_TRAIN, order=self.order)
+        ledger = pb.Shown(checkpoint=self.checkpoint)
+        manifest = pb.Task(work=pb.WORK_TRAIN, order=self.order, ledger=ledger)
         letter = seal_letter(
             kind=Kind.TASK, run="bench", round_number=1, in_reply_to=b"", manifest=manifest.SerializeToString(),
             body=self.body, sender=self.server, recipient=self.site.peer, now_ms=int(time.time() * 1000),
@@ -96,7 +107,8 @@ def _taken(samples: int) -> dict[str, list[float]]:
         root = Path(name)
         (root / "empty_client_app.py").write_text(EMPTY_APP, "utf-8")
         desk = _desk()
-        agent = SiteAgent(desk.site, lambda: desk.roster, EchoBench(), root / "nonces.json")
+        book = LedgerBook(root / "witness", desk.site, lambda: desk.server.signing.public)
+        agent = SiteAgent(desk.site, lambda: desk.roster, EchoBench(), root / "nonces.json", book)
         socket = root / "agent.sock"
         listening = serve(AgentService(agent, lambda: pb.Status(site="uno")), socket)
         try:

@@ -42,6 +42,7 @@ from benchmarks.aggregation import attention_schema
 from benchmarks.reporting import Bar, finish, table
 from client.agent import AgentService, SiteAgent
 from client.agent_socket import serve
+from client.ledger_book import LedgerBook
 from client.settings import SiteSettings
 from client.settling import join, known_roster
 from client.supernode import supernode
@@ -163,7 +164,8 @@ def run_idle_site(home: SiteHome) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_toml(SiteSettings, home.settings)
     identity = Identity.load(open_key_folder(home), SpiffeId(settings.federation, Role.SITE, settings.name))
-    agent = SiteAgent(identity, partial(known_roster, home), EchoBench(), home.nonces)
+    book = LedgerBook(home.witness, identity, lambda: known_roster(home).server.peer.verify)
+    agent = SiteAgent(identity, partial(known_roster, home), EchoBench(), home.nonces, book)
     listening = serve(AgentService(agent, lambda: pb.Status(site=settings.name)), home.socket)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 
 from client.approvals import Approvals
+from client.ledger_book import LedgerBook
 from client.work import Answer, Bench, Job
 from common.errors import AgentError, BottegaError, EnvelopeError
 from common.proto import bottega_pb2 as pb
@@ -47,6 +48,7 @@ class SiteAgent:
             believed, and the operators who may order runs.
         bench: Where the work is done.
         nonces: The file that remembers which tasks were answered.
+        ledger: What the site keeps of the federation's ledger.
         refresh: Fetches the newest roster, for an operator whom the known one does not name yet.
         approvals: Where the studio's word on each new run is waited for; it is not asked when left out.
     """
@@ -57,10 +59,12 @@ class SiteAgent:
         roster: Callable[[], Roster],
         bench: Bench,
         nonces: Path,
+        ledger: LedgerBook,
+        *,
         refresh: Callable[[], object] | None = None,
         approvals: Approvals | None = None,
     ) -> None:
-        self.identity, self._roster, self._bench = identity, roster, bench
+        self.identity, self._roster, self._bench, self._ledger = identity, roster, bench, ledger
         self._file, self._refresh, self._approvals = nonces, refresh or (lambda: None), approvals
         self._book = NonceBook(TASK_LIFE_MS, _remembered(nonces))
 
@@ -77,6 +81,7 @@ class SiteAgent:
         self._take(opened)
         kind, manifest, plain = self._worked(opened, body)
         sealed = seal_body(plain)
+        self._ledger.sent(opened.header.run, opened.header.round_number, sealed.sha256)
         reply = seal_letter(
             kind=kind,
             run=opened.header.run,
@@ -108,10 +113,12 @@ class SiteAgent:
 
     def _attempt(self, opened: OpenedLetter, body: Callable[[], memoryview]) -> Answer:
         try:
-            job = self._job(opened)
+            task = parse(pb.Task, opened.manifest, "task", error=AgentError)
+            line = self._ledger.see(task.ledger)
+            job = self._job(opened, task)
             self._bench.check(job.order)  # nobody is asked about a run that the rules forbid
             self._hold(job.order, opened.header.created_at_ms)
-            return self._bench.answer(job, body)
+            return self._bench.answer(job, body).with_cosignature(line)
         except BottegaError:
             raise
         except Exception as cause:  # whatever broke, what leaves is a refusal that tells nothing of the drawings
@@ -124,8 +131,8 @@ class SiteAgent:
             left = asked_at_ms / 1000 + order.settings.deadline_s - MARGIN_S - time.time()
             self._approvals.hold(order, time.monotonic() + left)
 
-    def _job(self, opened: OpenedLetter) -> Job:
-        task, header = parse(pb.Task, opened.manifest, "task", error=AgentError), opened.header
+    def _job(self, opened: OpenedLetter, task: pb.Task) -> Job:
+        header = opened.header
         if task.work not in {pb.WORK_TRAIN, pb.WORK_EVALUATE}:
             raise AgentError("the task asks for no known work", got=int(task.work), expected="to train or to measure")
         order = self._believed(task.order)

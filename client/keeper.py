@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from client.ledger_book import LedgerBook
 from common.errors import BottegaError
 from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
@@ -39,11 +40,14 @@ class Keeper:
         home: The site's.
         keys: Its own.
         address: Host and port of the registry.
+        ledger: What the site keeps of the ledger.
         on_end: Called once when the server says that the site is no longer a member.
     """
 
-    def __init__(self, home: SiteHome, keys: MemberKeys, address: str, on_end: Callable[[], None]) -> None:
-        self._home, self._keys, self._address, self._on_end = home, keys, address, on_end
+    def __init__(
+        self, home: SiteHome, keys: MemberKeys, address: str, ledger: LedgerBook, on_end: Callable[[], None]
+    ) -> None:
+        self._home, self._keys, self._address, self._ledger, self._on_end = home, keys, address, ledger, on_end
         self._stop, self._looking = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._standing = pb.Standing()
@@ -70,7 +74,7 @@ class Keeper:
         return self._standing
 
     def look(self) -> bool:
-        """Look once: fetch the roster, renew the certificate if it is time. Return whether that went well."""
+        """Fetch the roster, renew the certificate if it is time, witness the ledger. Return whether that went well."""
         with self._looking:
             try:
                 with registry(self._home, self._keys, self._address) as stub:
@@ -78,13 +82,15 @@ class Keeper:
                     if renewal_is_due(load_certificate(self._home.certificate), dt.datetime.now(dt.UTC)):
                         until = renew(self._home, self._keys, stub).not_valid_after_utc
                         log.info("the certificate was renewed, until %s", until)
-                self._standing = self._told(roster_version=roster.version, last_contact_ms=_now_ms(), trouble="")
+                    self._standing = self._told(roster_version=roster.version, last_contact_ms=_now_ms())
+                    self._ledger.look(stub)
+                self._standing = self._told(trouble="")
             except NotAMemberError as why:
                 self.ended = why
                 self._standing = self._told(trouble=str(why))
             except BottegaError as why:
                 if str(why) != self._standing.trouble:  # once, not at every look
-                    log.warning("the registry: %s", why)
+                    log.warning("the last look went wrong: %s", why)
                 self._standing = self._told(trouble=str(why))
         return not self._standing.trouble
 

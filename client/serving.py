@@ -79,6 +79,7 @@ def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None], *, apart: bo
             office = parts.enter_context(Office(partial(supernode, home, basics, waits=True)))
         # These imports and what comes after take long. The SuperNode comes up meanwhile, and waits for the socket.
         from client.agent import AgentService, SiteAgent  # noqa: PLC0415
+        from client.ledger_book import book_of  # noqa: PLC0415
         from client.metrics import SiteMetrics  # noqa: PLC0415
         from client.settings import SiteSettings  # noqa: PLC0415
         from client.workplace import set_up  # noqa: PLC0415
@@ -91,12 +92,14 @@ def run_site(home: SiteHome, on_ready: Callable[[pb.Status], None], *, apart: bo
         parts.callback(end_traces)
         place = set_up(home, settings)
         _end_at_signals(stop)
-        keeper = Keeper(home, keys, settings.registry, stop.set) if settings.registry else None
+        book = book_of(home, keys, lambda: known_roster(home).server.peer.verify, settings.registry or "")
+        keeper = Keeper(home, keys, settings.registry, book, stop.set) if settings.registry else None
         agent = SiteAgent(
             keys.identity,
             partial(known_roster, home),
             place.bench,
             home.nonces,
+            book,
             refresh=keeper.look if keeper else None,
             approvals=Approvals(home.approvals) if settings.rules.ask else None,
         )

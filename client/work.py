@@ -60,6 +60,11 @@ class Answer:
     manifest: pb.Update
     body: bytes
 
+    def with_cosignature(self, line: bytes) -> Answer:
+        """Return the same answer with the site's line on the checkpoint that its task showed."""
+        self.manifest.cosignature = line
+        return self
+
 
 class Bench:
     """The work bench: the warm base model and the encoded drawings. One task at a time.

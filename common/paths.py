@@ -165,6 +165,11 @@ class SiteHome(MemberHome):
         return self.root / "nonces.json"
 
     @property
+    def witness(self) -> Path:
+        """What the site has seen of its federation's ledger: the last checkpoint, receipts, evidence."""
+        return self.root / "witness"
+
+    @property
     def approvals(self) -> Path:
         """The studio's word on runs, one file each."""
         return self.root / "approvals"

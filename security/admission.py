@@ -129,6 +129,7 @@ class AdmittedUpdate:
         signed: SHA-256 (hex) of what the site signed, which fixes the content too.
         privacy: How its drawings were protected, as the site says; None when the run is not private.
         ballot: Finite numbers about the round before, as many as were asked for; empty where the site says nothing.
+        cosignature: The site's line on the checkpoint that it was shown, unchecked; empty where it gave none.
     """
 
     site: str
@@ -141,6 +142,7 @@ class AdmittedUpdate:
     signed: str = ""
     privacy: pb.Privacy | None = None
     ballot: tuple[float, ...] = ()
+    cosignature: bytes = b""
 
 
 def admit(
@@ -233,6 +235,7 @@ def admit(
         signed=opened.signed.hex(),
         privacy=update.privacy if terms.privacy else None,
         ballot=tuple(update.ballot),
+        cosignature=update.cosignature,
     )
 
 

@@ -42,13 +42,19 @@ Member = Annotated[str, Field(pattern=r"^spiffe://[a-z0-9.-]+/(site|operator|aud
 Moment = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
 """RFC 3339, UTC, milliseconds."""
 
-Words = Annotated[str, Field(max_length=1000)]
+MOST_WORDS = 1000
+"""The longest text in an entry, characters."""
+
+Words = Annotated[str, Field(max_length=MOST_WORDS)]
 RunId = Annotated[str, Field(max_length=64)]
 Number = Annotated[int, Field(ge=1, le=2**31)]
 Real = Annotated[float, Field(allow_inf_nan=False)]
 
 VerdictWord = Literal["admitted", "clipped", "rejected", "refused"]
 """``refused`` by a check of its own, ``rejected`` beside the others; ``clipped`` is averaged, cut down."""
+
+
+WorkWord = Literal["train", "evaluate"]
 
 
 class _Entry(BaseModel):
@@ -97,7 +103,7 @@ class Joined(_Entry):
 
     kind: Literal["joined"] = "joined"
     member: Member
-    fingerprint: Digest  # of name and keys
+    keys: Digest  # of the name and the keys that the roster has
 
 
 class Rotated(_Entry):
@@ -106,7 +112,7 @@ class Rotated(_Entry):
     kind: Literal["rotated"] = "rotated"
     member: Member
     serial: Number
-    fingerprint: Digest  # of name and new keys
+    keys: Digest  # of the name and the new keys
 
 
 class Revoked(_Entry):
@@ -161,7 +167,7 @@ class RoundOpened(_Entry):
     kind: Literal["round-opened"] = "round-opened"
     run: RunId
     round: Number
-    work: Literal["train", "evaluate"]
+    work: WorkWord
     asked: list[Name]
     adapter: Digest  # that sites are sent, as a file
 
@@ -212,6 +218,7 @@ class RoundClosed(_Entry):
     rule: Words
     averaged: list[Name]
     adapter: Digest | None = None  # as a file
+    why: Words | None = None  # the adapter stays as it is
     detector: Words | None = None  # "judged", or why it did not
     site_epsilon: Real | None = None  # with privacy of sites: what the run has cost a site so far, at the most
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import MembershipError
-from security.enrolment import Invitation, JoinRequest, matches, secret_hash
-from security.names import Role
 from security.database import Database
+from security.enrolment import Invitation, JoinRequest, matches, secret_hash
+from security.entries import Denied, Invited, moment
+from security.names import Role, SpiffeId
+from server.journal import SCHEMA, now, write
 
 if TYPE_CHECKING:
     import sqlite3
@@ -80,9 +82,9 @@ class Applicants(Database):
     """The tables in ``file``; see :class:`~security.database.Database`."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__(file, _SCHEMA)
+        super().__init__(file, _SCHEMA + SCHEMA)
 
-    def invite(self, invitation: Invitation, *, auto_approve: bool, now_ms: int) -> None:
+    def invite(self, invitation: Invitation, *, auto_approve: bool, now_ms: int, by: SpiffeId) -> None:
         """Remember an invitation, of its secret only a hash; one for the same name that is still out is good no more.
 
         Raises:
@@ -96,6 +98,9 @@ class Applicants(Database):
                 (invitation.id, invitation.role, invitation.name, secret_hash(invitation.id, invitation.secret),
                  int(auto_approve), now_ms, invitation.expires_at_ms),
             )  # fmt: skip
+            until = moment(invitation.expires_at_ms / 1000)
+            member = str(SpiffeId(by.federation, invitation.role, invitation.name))
+            write(db, [Invited(at=now(), member=member, until=until, by=str(by), approved_ahead=auto_approve)])
 
     def expects_somebody(self, now_ms: int) -> bool:
         """Return whether anybody may be at the door: an invitation is out, or somebody waits or has yet to fetch."""
@@ -161,7 +166,7 @@ class Applicants(Database):
             _decide(db, found, Status.APPROVED, now_ms)
             return _there(db, role, name)
 
-    def deny(self, role: Role, name: str, reason: str, now_ms: int) -> Applicant:
+    def deny(self, role: Role, name: str, reason: str, now_ms: int, by: SpiffeId) -> Applicant:
         """Say no to somebody who waits or was invited; their name is free again, and no invitation for it is good.
 
         Raises:
@@ -169,9 +174,13 @@ class Applicants(Database):
         """
         with self._write() as db:
             was_out, known = _withdraw(db, role, name, now_ms), _row(db, role, name)
+            denied = Denied(at=now(), member=str(SpiffeId(by.federation, role, name)), reason=reason, by=str(by))
             if was_out and (known is None or known.status is Status.DENIED):  # invited, and has not come
+                write(db, [denied])
                 return Applicant(role, name, Status.DENIED, b"", b"", now_ms, now_ms, reason)
             found = _decidable(db, role, name, Status.DENIED)
+            if found.status is not Status.DENIED:
+                write(db, [denied])
             _decide(db, found, Status.DENIED, now_ms, reason=reason)
             return _there(db, role, name)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class Closing:
     examined: Closed | None
 
     @property
-    def outcome(self) -> str:
+    def outcome(self) -> Literal["aggregated", "kept"]:
         """``aggregated`` or ``kept``."""
         return "kept" if self.why else "aggregated"
 

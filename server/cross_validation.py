@@ -53,7 +53,7 @@ SURE = 2.0
 KEPT = 0.9
 """What a round's findings are still worth in the next: a site's record decays, and honest work mends it."""
 
-_PRIOR = 0.5
+_PRIOR = 1.0
 """Deviation of what sites do for others before anything was found, in shares of a round's progress."""
 
 _UNLIKE = 0.08

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -38,6 +39,7 @@ from security.roster import Member, Roster, check_reason
 from security.rotation import open_rotation
 from server.applicants import Applicant, Applicants, Status
 from server.house import House
+from server.ledger_desk import LedgerDesk
 
 log = logging.getLogger("bottega.desk")
 
@@ -80,6 +82,11 @@ class Desk:
         self._connect, self._disconnect = connect, disconnect
         self._authority = Authority.load(house.keys)
         self._lifetime = dt.timedelta(hours=house.settings.certificate_hours)
+
+    @cached_property
+    def ledger(self) -> LedgerDesk:
+        """The desk of the ledger."""
+        return LedgerDesk(self._house)
 
     @property
     def home(self) -> ServerHome:
@@ -141,8 +148,17 @@ class Desk:
                 log.error("the SuperNode of %s is not as the roster has it: %s", member.id, why)  # noqa: TRY400
         return after.version
 
-    def invite(self, role: Role, name: str, ttl: dt.timedelta, *, auto_approve: bool) -> Invitation:
+    def invite(
+        self, role: Role, name: str, ttl: dt.timedelta, *, auto_approve: bool, by: SpiffeId | None = None
+    ) -> Invitation:
         """Invite somebody under a name.
+
+        Args:
+            role: As what.
+            name: Under which name.
+            ttl: How long the invitation is good.
+            auto_approve: Whether nobody need look at who comes with it.
+            by: Which operator; the one who lives here when left out.
 
         Raises:
             IdentityError: The name will not do or is taken, or the time is not positive.
@@ -157,7 +173,7 @@ class Desk:
             raise MembershipError("the name is taken", got=f"{role} {name}", expected="another name")
         anchor = certificate_fingerprint(self._authority.certificate)
         invitation = Invitation.create(who, self._addresses.door, anchor, now + ttl // dt.timedelta(milliseconds=1))
-        self._applicants.invite(invitation, auto_approve=auto_approve, now_ms=now)
+        self._applicants.invite(invitation, auto_approve=auto_approve, now_ms=now, by=by or self._house.founder)
         log.info("invited: %s, for %s", who, ttl)
         return invitation
 
@@ -228,8 +244,14 @@ class Desk:
         log.info("approved: %s", newcomer.id)
         return self._applicants.approve(role, name, _now_ms())
 
-    def deny(self, role: Role, name: str, reason: str) -> Applicant:
+    def deny(self, role: Role, name: str, reason: str, by: SpiffeId | None = None) -> Applicant:
         """Refuse somebody who waits.
+
+        Args:
+            role: As what they wanted to join.
+            name: Under which name.
+            reason: In words.
+            by: Which operator; the one who lives here when left out.
 
         Raises:
             IdentityError: Nobody of that name waits.
@@ -240,7 +262,7 @@ class Desk:
                 f"{name} belongs to the federation already", got="a member", expected="somebody who waits",
                 advice="Nothing was changed. `bottega server revoke` ends a membership.",
             )  # fmt: skip
-        denied = self._applicants.deny(role, name, reason, _now_ms())
+        denied = self._applicants.deny(role, name, reason, _now_ms(), by or self._house.founder)
         log.info("denied: %s %s", role, name)
         return denied
 

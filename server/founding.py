@@ -22,6 +22,7 @@ from security.names import Role, SpiffeId
 from security.roster import Roster, sign_roster
 from security.succession import keep_roster
 from server.house import TLS_KEY, open_house
+from server.journal import Journal
 from server.operating import settle_operator
 from server.settings import ServerSettings
 
@@ -57,10 +58,13 @@ def found(home: ServerHome, settings: ServerSettings, reached_by: Iterable[str])
     operator = settle_operator(home.operator, _founder(settings))
     roster = Roster.first(identity.peer, _now_ms()).with_member(operator.peer, b"", _now_ms())
     keep_roster(home.roster, sign_roster(roster, identity), identity.peer)
+    with Journal(home.database) as journal:
+        journal.found(server, identity.signing.public.raw, authority.certificate)
     # Last: its presence says that the home is whole.
     write_new(
         home.settings, tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True)).encode(), error=HomeError
     )
+    open_house(home).write_down()
 
 
 def add_site(home: ServerHome, site: Newcomer) -> None:

@@ -17,6 +17,7 @@ from security.admission import AdmittedUpdate, Check, Refused, Terms, admit
 from security.replay import NonceBook
 from server.closing import Answers
 from server.judging import Sitting
+from server.ledger_desk import LedgerDesk
 from server.pulling import Unreadable
 from server.run import Asked, Run
 from server.spool import Spool
@@ -70,6 +71,8 @@ class Hearing:
         spool: The round's.
         nonces: Remembers answers, over all rounds.
         sitting: Looks at what is admitted; None in a run without a detector, or where sites only look.
+        ledger: Keeps what admitted sites co-sign; None where nothing was shown.
+        shown_size: Of the ledger that sites were shown.
         keeps_refused: Whether what is refused goes to the spool too, for a replay.
     """
 
@@ -79,11 +82,12 @@ class Hearing:
     spool: Spool
     nonces: NonceBook
     sitting: Sitting | None
+    ledger: LedgerDesk | None = None
+    shown_size: int = 0
     keeps_refused: bool = False
     admitted: dict[str, Terms] = field(default_factory=dict)
     ballots: dict[str, tuple[float, ...]] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
-    cosignatures: dict[str, bytes] = field(default_factory=dict)
     arrivals: list[Arrival] = field(default_factory=list)
 
     def hear(self, replies: Iterable[Message | Unreadable]) -> None:
@@ -164,6 +168,8 @@ class Hearing:
         run.store.record(run.id, self.number, verdict, {**update.metrics, "seconds": update.seconds})
         if update.privacy is not None:
             run.store.remember_budget(site, update.privacy.budget)
+        if self.ledger and update.cosignature:
+            self.ledger.cosigned_by(terms.site.id, self.shown_size, update.cosignature)
         log.info("round %d: %s admitted", self.number, site)
 
     def _refuse(self, site: str, why: Refused, digest: str | None = None) -> None:

@@ -18,6 +18,7 @@ from security.keys import load_tls_key
 from security.names import Role, SpiffeId
 from security.roster import Member, Roster, sign_roster, signed_version
 from security.succession import keep_roster
+from server.journal import Journal
 from server.published import Published, RosterFile
 from server.settings import ServerSettings
 from server.supernodes import flower_key
@@ -39,6 +40,11 @@ class House:
     settings: ServerSettings
     keys: KeyFolder
     identity: Identity
+
+    @property
+    def founder(self) -> SpiffeId:
+        """The operator whose keys live here: what is done by commands beside the server is done by them."""
+        return SpiffeId(self.settings.federation, Role.OPERATOR, self.settings.operator)
 
     @property
     def roster(self) -> Roster:
@@ -97,7 +103,9 @@ class House:
         self.check_settled()
         with locked(self.home.roster_lock, error=HomeError):
             signed = sign_roster(change(self.roster), self.identity)
-            return keep_roster(self.home.roster, signed, self.identity.peer)
+            kept = keep_roster(self.home.roster, signed, self.identity.peer)
+        self.write_down()
+        return kept
 
     def adopt(self, signed: bytes) -> Roster:
         """Keep a roster that this server signed, if it is later than the one that holds, and may follow on it.
@@ -111,7 +119,18 @@ class House:
         with locked(self.home.roster_lock, error=HomeError):
             if version <= self.roster.version:
                 return self.roster
-            return keep_roster(self.home.roster, signed, self.identity.peer)
+            kept = keep_roster(self.home.roster, signed, self.identity.peer)
+        self.write_down()
+        return kept
+
+    def write_down(self) -> None:
+        """Write into the ledger what the roster says and the ledger does not yet.
+
+        Raises:
+            RunError: The store cannot be written. Whoever changes the roster next, or starts a round, writes it then.
+        """
+        with Journal(self.home.database) as journal:
+            journal.keep_up(self.published)
 
     def check_settled(self) -> None:
         """Refuse a step that must rest on the latest roster while it may not be the latest.

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.errors import IdentityError, ProcessError
 from common.listening import Listening
+from common.proto import bottega_pb2 as wire
 from common.proto import registry_pb2 as pb
 from common.proto import registry_pb2_grpc as rpc
 from security.grpc_tls import refuse_old_tls
@@ -51,6 +52,11 @@ ALLOWED: Mapping[str, frozenset[Role]] = MappingProxyType(
         _SERVICE + "ShowRun": _OPERATORS | {Role.AUDITOR},
         _SERVICE + "Rotate": _MEMBERS,
         _SERVICE + "ReturnRoster": _MEMBERS,
+        _SERVICE + "GetLedger": _MEMBERS,
+        _SERVICE + "GetConsistency": _MEMBERS,
+        _SERVICE + "Cosign": _MEMBERS,
+        _SERVICE + "GetEntries": _OPERATORS | {Role.AUDITOR},
+        _SERVICE + "GetCheckpoints": _OPERATORS | {Role.AUDITOR},
     }
 )
 """Who may call what; what is not here nobody may call."""
@@ -82,7 +88,7 @@ class RegistryService(rpc.RegistryServicer):
     """Calls of members. The gate has let the caller in before any of this runs."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._runs = desk, RunDesk(desk.home)
+        self._desk, self._runs, self._ledger = desk, RunDesk(desk.home), desk.ledger
         # An answer that nobody reads stays in memory; a roster is the one answer that is long.
         self._rosters = RateLimit(per_second=1, burst=20)
 
@@ -98,10 +104,12 @@ class RegistryService(rpc.RegistryServicer):
         certificate = self._desk.renew(caller(context), request.csr, request.signature)
         return pb.RenewAnswer(certificate=certificate.public_bytes(Encoding.DER))
 
-    def Invite(self, request: pb.InviteCall, context: grpc.ServicerContext) -> pb.InviteAnswer:  # noqa: ARG002, N802
+    def Invite(self, request: pb.InviteCall, context: grpc.ServicerContext) -> pb.InviteAnswer:  # noqa: N802
         """Invite somebody."""
         ttl = dt.timedelta(seconds=min(request.ttl_s, 2**31))
-        invitation = self._desk.invite(_role(request.role), request.name, ttl, auto_approve=request.auto_approve)
+        invitation = self._desk.invite(
+            _role(request.role), request.name, ttl, auto_approve=request.auto_approve, by=caller(context)
+        )
         return pb.InviteAnswer(token=invitation.token())
 
     def ListMembers(self, request: pb.ListMembersCall, context: grpc.ServicerContext) -> pb.ListMembersAnswer:  # noqa: ARG002, N802
@@ -117,9 +125,9 @@ class RegistryService(rpc.RegistryServicer):
         """Let somebody in whose request the operator was handed as a file."""
         return pb.JoinAnswer(state=pb.JOIN_STATE_APPROVED, grant=self._desk.bring(request.request))
 
-    def Deny(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
+    def Deny(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: N802
         """Refuse somebody."""
-        return self._row(self._desk.deny(_role(request.role), request.name, request.reason))
+        return self._row(self._desk.deny(_role(request.role), request.name, request.reason, caller(context)))
 
     def Revoke(self, request: pb.DecideCall, context: grpc.ServicerContext) -> pb.MemberRow:  # noqa: ARG002, N802
         """End somebody's membership."""
@@ -159,6 +167,27 @@ class RegistryService(rpc.RegistryServicer):
     def ReturnRoster(self, request: pb.ReturnRosterCall, context: grpc.ServicerContext) -> pb.ReturnRosterAnswer:  # noqa: ARG002, N802
         """Take back a roster of this server's that the server itself has lost."""
         return pb.ReturnRosterAnswer(version=self._desk.take_back(request.roster))
+
+    def GetLedger(self, request: pb.GetLedgerCall, context: grpc.ServicerContext) -> wire.Shown:  # noqa: N802
+        """Return the latest checkpoint, the proof that it holds what the caller saw last, and a site's receipts."""
+        return self._ledger.shown_to(caller(context), request.known_size, request.receipts_from)
+
+    def GetConsistency(self, request: pb.GetConsistencyCall, context: grpc.ServicerContext) -> pb.GetConsistencyAnswer:  # noqa: ARG002, N802
+        """Return the proof that the ledger of one size holds that of another."""
+        return pb.GetConsistencyAnswer(consistency=self._ledger.consistency(request.old, request.new))
+
+    def Cosign(self, request: pb.CosignCall, context: grpc.ServicerContext) -> pb.CosignAnswer:  # noqa: N802
+        """Keep the caller's line on a checkpoint."""
+        self._ledger.cosign(caller(context), request.size, request.line)
+        return pb.CosignAnswer()
+
+    def GetEntries(self, request: pb.GetEntriesCall, context: grpc.ServicerContext) -> pb.GetEntriesAnswer:  # noqa: ARG002, N802
+        """Return entries of the ledger."""
+        return pb.GetEntriesAnswer(entries=self._ledger.entries(request.start, request.count))
+
+    def GetCheckpoints(self, request: pb.GetCheckpointsCall, context: grpc.ServicerContext) -> pb.GetCheckpointsAnswer:  # noqa: ARG002, N802
+        """Return checkpoints, with the lines of who co-signed them."""
+        return pb.GetCheckpointsAnswer(notes=self._ledger.checkpoints(request.above))
 
     def _row(self, applicant: Applicant) -> pb.MemberRow:
         return member_row(self._desk.federation, applicant)

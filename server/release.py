@@ -80,7 +80,7 @@ def release(
             "the adapter cannot be written", got=cause.strerror, expected=f"a new or empty folder {folder}",
             advice="Name another folder.",
         ) from None  # fmt: skip
-    store.released(run, row.round, digest, despite.strip() if against else "")
+    store.released(run, row.round, digest, despite.strip() if against else "", house.founder)
     return Released(row.round, digest, folder / weights.name)
 
 

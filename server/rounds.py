@@ -8,6 +8,7 @@ after the last closed round when it is started again.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import secrets
 import time
@@ -24,9 +25,11 @@ from common.adapters import pack
 from common.candidates import pack_candidates
 from common.courier_records import from_envelope
 from common.errors import RunError
+from common.export import adapter_weights
 from common.proto import bottega_pb2 as pb
 from common.quantise import Flat
 from security.admission import ANSWER_LIFE_MS, Terms
+from security.entries import WorkWord
 from security.envelope import Kind, SealedBody, peek_header, seal_body, seal_letter
 from security.identity import Peer
 from security.replay import NonceBook
@@ -35,7 +38,9 @@ from server.closing import Closer, Closing
 from server.examination import Examination
 from server.hearing import Hearing
 from server.judging import REMEMBERED, Sitting, import_ahead
+from server.ledger_desk import LedgerDesk
 from server.pulling import POLL_S, Pulls, Unreadable
+from server.round_entries import closing_entries, measured_entries, opened_entry
 from server.run import Asked, Run
 from server.spool import Spool
 from server.start import fresh_state
@@ -63,6 +68,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def __init__(self, run: Run, state: RunState, first: int = 1) -> None:
         self._run, self._state, self._first = run, state, first
+        self._digest = hashlib.sha256(adapter_weights(state.adapter)).hexdigest()
+        self._ledger = LedgerDesk(run.house)
         self._nonces = NonceBook(ANSWER_LIFE_MS)
         self._adapters = deque(_latest(run, state, first), REMEMBERED + 1)
         self._judging = run.judging_files.judging(run.settings.detector) if run.settings.detector else None
@@ -142,7 +149,10 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._adapters.append(self._state.adapter)
         if self._judging and closing.judgement and not closing.why:
             run.judging_files.keep(self._judging.learn(server_round, closing.judgement.without(closing.harm.sites)))
-        run.store.close_round(run.id, server_round, closing.outcome, digest)
+        told = closing_entries(run.store, run.id, server_round, run.settings, hearing.told, closing, digest)
+        run.store.close_round(run.id, server_round, closing.outcome, digest, told)
+        self._ledger.sign()
+        self._digest = digest
         self._examine(closing)
         log.info(
             "round %d: %s, %d averaged of %d admitted", server_round, closing.outcome, len(closing.averaged),
@@ -187,9 +197,12 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message | Unreadable]) -> MetricRecord | None:
         """Record what sites say of the adapter and close the round."""
-        self._hearing.hear(replies)
-        self._run.store.close_round(self._run.id, server_round, "measured", None)
-        self._hearing.spool.clear()
+        run, hearing = self._run, self._hearing
+        hearing.hear(replies)
+        told = measured_entries(run.store, run.id, server_round, hearing.told, private=bool(run.settings.privacy))
+        run.store.close_round(run.id, server_round, "measured", None, told)
+        self._ledger.sign()
+        hearing.spool.clear()
         return None
 
     def _account(self, number: int, sites: Iterable[str]) -> None:
@@ -205,18 +218,26 @@ class SealedRounds(Strategy):  # type: ignore[misc]
     def _tasks(self, number: int, work: pb.Work.ValueType, grid: Grid) -> Iterator[Message]:
         run, settings = self._run, self._run.settings
         sites = self._gathered(grid)
-        run.store.open_round(run.id, number, "train" if work == pb.WORK_TRAIN else "evaluate", len(sites))
+        kind: WorkWord = "train" if work == pb.WORK_TRAIN else "evaluate"
+        names = [site.id.name for site in sites.values()]
+        opened = opened_entry(run.id, number, kind, names, self._digest)
+        run.store.open_round(run.id, number, kind, len(sites), [opened])
         self._opened = time.time()
         judged = self._judging and work == pb.WORK_TRAIN
         sitting = Sitting.open(number, self._adapters, settings.lora.trained) if judged else None
         self._hearing = self._fresh_hearing(number, sitting)
         self._hearing.spool.clear()  # what a crash left of an earlier try at this round
         body, sizes = self._sealed_adapter()
+        shown = self._ledger.shown(run.id, number - 1)
+        self._hearing.shown_size = shown.size
         for node, site in sites.items():
-            told = run.store.budget(site.id.name)
-            manifest = pb.Task(work=work, order=run.signed, told=told, candidates=sizes).SerializeToString()
+            task = pb.Task(
+                work=work, order=run.signed, told=run.store.budget(site.id.name), candidates=sizes,
+                ledger=shown.to(site.id),
+            )  # fmt: skip
             letter = seal_letter(
-                kind=Kind.TASK, run=run.id, round_number=number, in_reply_to=b"", manifest=manifest, body=body,
+                kind=Kind.TASK, run=run.id, round_number=number, in_reply_to=b"",
+                manifest=task.SerializeToString(), body=body,
                 sender=run.house.identity, recipient=site, now_ms=_now_ms(),
             )  # fmt: skip
             self._hearing.asked[node] = Asked(self._terms(number, work, site, peek_header(letter).nonce), node)
@@ -287,7 +308,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _fresh_hearing(self, number: int, sitting: Sitting | None) -> Hearing:
         spool = Spool(self._run.house.home.spool(self._run.id, number))
-        return Hearing(self._run, number, {}, spool, self._nonces, sitting)
+        return Hearing(self._run, number, {}, spool, self._nonces, sitting, self._ledger)
 
 
 def _latest(run: Run, state: RunState, first: int) -> list[Adapter]:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from typing import Any
 
 from common.errors import RunError
 from common.paths import ServerHome
 from common.proto import registry_pb2 as pb
+from security.entries import RunStarted
 from security.names import Role, SpiffeId, shown
 from security.roster import check_reason
 from security.run_order import OrderError, RunOrder, open_order
 from server.bundle import run_status, stop_run, submit_run
 from server.house import open_house
+from server.journal import SOFTWARE, now
 from server.judging import JudgingFiles
 from server.ports import read_ports
 from server.rows import run_row, shown_run
 from server.store import Store
 
 log = logging.getLogger("bottega.runs")
+
+MOST_INTEGER = 2**53 - 1
+"""The largest that every reader of JSON keeps."""
 
 _AT_WORK = {"pending", "starting", "running"}
 
@@ -54,7 +61,7 @@ class RunDesk:
                 raise RunError("there is a run of this id", got=order.run, advice="Each run has an id of its own.")
             if rehearsal:
                 JudgingFiles(self._home.run(order.run), order.run, house.keys.vault).keep_rehearsal(rehearsal)
-            store.start_run(order.run, signed)
+            store.start_run(order.run, signed, [begun(order, signed, resumed=False)])
             return _submitted(store, control, order.run)
 
     def check_standing(self, order: RunOrder) -> None:
@@ -87,8 +94,8 @@ class RunDesk:
                 raise RunError("the run has finished", got=run, advice="Start a new run with `bottega run start`.")
             if row.flower is not None and run_status(control, int(row.flower)).status in _AT_WORK:
                 raise RunError("the run is running", got=run, advice="Follow it with `bottega run watch`.")
-            open_order(row.order, house.roster)
-            store.start_run(run, row.order)
+            order = open_order(row.order, house.roster)
+            store.start_run(run, row.order, [begun(order, row.order, resumed=True)])
             return _submitted(store, control, run)
 
     def stop(self, run: str) -> pb.RunRow:
@@ -131,7 +138,7 @@ class RunDesk:
         check_reason(reason)
         with Store(self._home.database) as store:
             if name in store.suspended():
-                store.reinstate(name, reason, operator.name)
+                store.reinstate(found[0], reason, operator)
                 log.info("reinstated by %s: %s", operator.name, name)
         return found[0]
 
@@ -159,6 +166,24 @@ class RunDesk:
 
     def _control(self) -> str:
         return f"127.0.0.1:{read_ports(self._home)['control']}"
+
+
+def begun(order: RunOrder, signed: bytes, *, resumed: bool) -> RunStarted:
+    """Return the entry of a run that begins, or goes on."""
+    return RunStarted(
+        at=now(), run=order.run, operator=str(order.operator), order=hashlib.sha256(signed).hexdigest(),
+        settings=_told(order.settings.model_dump(mode="json")), base=order.base_digest, sites=list(order.sites),
+        software=SOFTWARE, resumed=resumed,
+    )  # fmt: skip
+
+
+def _told(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """Return a value with whole numbers that not every JSON keeps, such as large seeds, as text (RFC 8785, 3.2.2.3)."""
+    if isinstance(value, dict):
+        return {name: _told(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_told(one) for one in value]
+    return str(value) if isinstance(value, int) and abs(value) > MOST_INTEGER else value
 
 
 def _submitted(store: Store, control: str, run: str) -> pb.RunRow:

@@ -7,10 +7,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from common.errors import RunError
 from common.proto import bottega_pb2 as pb
 from security.database import Database
+from security.entries import MOST_WORDS, Entry, Reinstated, Released, RunEnded
+from security.names import SpiffeId
+from server.journal import SCHEMA, now, write
 from server.standing import COUNTING, REMEMBERED, why_suspended
 
 _SCHEMA = """
@@ -103,14 +107,18 @@ class RoundRow:
 
 
 class Store(Database):
-    """The store in ``file``; see :class:`~security.database.Database`."""
+    """The store in ``file``; see :class:`~security.database.Database`.
+
+    What the ledger is to say of a change goes with it, in one transaction: ``entries``.
+    """
 
     def __init__(self, file: Path) -> None:
-        super().__init__(file, _SCHEMA)
+        super().__init__(file, _SCHEMA + SCHEMA)
 
-    def start_run(self, run: str, order: bytes) -> None:
+    def start_run(self, run: str, order: bytes, entries: Iterable[Entry] = ()) -> None:
         """Record that a run begins; a run that is resumed keeps its order and its start."""
         with self._write() as db:
+            write(db, entries)
             db.execute(
                 "INSERT INTO runs VALUES (?, ?, NULL, 'running', '', ?, NULL) "
                 "ON CONFLICT (run) DO UPDATE SET status='running', error='', ended_at=NULL",
@@ -129,23 +137,27 @@ class Store(Database):
     def stop_run(self, run: str, why: str) -> None:
         """Record that a run was stopped."""
         with self._write() as db:
+            write(db, [RunEnded(at=now(), run=run, status="stopped", reason=why)])
             db.execute("UPDATE runs SET status='stopped', error=?, ended_at=? WHERE run=?", (why, time.time(), run))
 
-    def end_run(self, run: str, flower: int, status: str, error: str = "") -> None:
+    def end_run(self, run: str, flower: int, status: Literal["finished", "failed"], error: str = "") -> None:
         """Record how a run ended: ``finished`` or ``failed``.
 
         It is told under which number Flower ran it: the end of an earlier try, or of one that was stopped, is not the
         run's.
         """
         with self._write() as db:
-            db.execute(
+            ended = db.execute(
                 "UPDATE runs SET status=?, error=?, ended_at=? WHERE run=? AND flower=? AND status='running'",
                 (status, error, time.time(), run, str(flower)),
             )
+            if ended.rowcount:
+                write(db, [RunEnded(at=now(), run=run, status=status, reason=error[:MOST_WORDS] or None)])
 
-    def open_round(self, run: str, number: int, work: str, asked: int) -> None:
-        """Record that a round begins; what an earlier try at the same round left is forgotten."""
+    def open_round(self, run: str, number: int, work: str, asked: int, entries: Iterable[Entry] = ()) -> None:
+        """Record that a round begins; what an earlier try at the same round left is forgotten here."""
         with self._write() as db:
+            write(db, entries)
             for table in ("verdicts", "metrics", "judgements", "rounds"):
                 db.execute(f"DELETE FROM {table} WHERE run=? AND round=?", (run, number))  # noqa: S608 (our own names)
             db.execute(
@@ -208,17 +220,24 @@ class Store(Database):
         rows = self._read("SELECT unsure FROM judgements WHERE run=? AND round=?", run, number)
         return str(rows[0][0]) if rows else None
 
-    def close_round(self, run: str, number: int, outcome: str, adapter_digest: str | None) -> None:
+    def close_round(
+        self, run: str, number: int, outcome: str, adapter_digest: str | None, entries: Iterable[Entry] = ()
+    ) -> None:
         """Record that a round ended."""
         with self._write() as db:
+            write(db, entries)
             db.execute(
                 "UPDATE rounds SET closed_at=?, outcome=?, adapter_digest=? WHERE run=? AND round=?",
                 (time.time(), outcome, adapter_digest, run, number),
             )
 
-    def released(self, run: str, number: int, digest: str, despite: str) -> None:
+    def released(self, run: str, number: int, digest: str, despite: str, by: SpiffeId) -> None:
         """Record that a round's adapter was released, and why although something stood against it; empty if not."""
+        entry = Released(
+            at=now(), run=run, round=number, adapter=digest, by=str(by), despite=despite[:MOST_WORDS] or None
+        )
         with self._write() as db:
+            write(db, [entry])
             db.execute("INSERT INTO releases VALUES (?, ?, ?, ?, ?)", (run, number, digest, despite, time.time()))
 
     def releases(self, run: str) -> list[tuple[int, str, str]]:
@@ -254,10 +273,14 @@ class Store(Database):
             found.setdefault(site, deque(maxlen=REMEMBERED)).append(not admitted)
         return {site: why for site, rejected in sorted(found.items()) if (why := why_suspended(list(rejected)))}
 
-    def reinstate(self, site: str, reason: str, operator: str) -> None:
+    def reinstate(self, site: SpiffeId, reason: str, operator: SpiffeId) -> None:
         """Record that an operator lets a site take part again: what was found of it before no longer counts."""
+        entry = Reinstated(at=now(), member=str(site), reason=reason, by=str(operator))
         with self._write() as db:
-            db.execute("INSERT INTO reinstatements VALUES (?, ?, ?, ?)", (site, reason, operator, time.time()))
+            write(db, [entry])
+            db.execute(
+                "INSERT INTO reinstatements VALUES (?, ?, ?, ?)", (site.name, reason, operator.name, time.time())
+            )  # fmt: skip
 
     def runs(self) -> list[RunRow]:
         """Return all runs, the latest first."""

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ommon/proto/bottega.proto\x12\nbottega.v1\"\xf7\x01\n\x0e\x45nvelopeHeader\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x1e\n\x04kind\x18\x02 \x01(\x0e\x32\x10.bottega.v1.Kind\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\r\x12\x0e\n\x06sender\x18\x06 \x01(\t\x12\x11\n\trecipient\x18\x07 \x01(\t\x12\r\n\x05nonce\x18\x08 \x01(\x0c\x12\x13\n\x0bin_reply_to\x18\t \x01(\x0c\x12\x15\n\rcreated_at_ms\x18\n \x01(\x04\x12\x13\n\x0b\x62ody_sha256\x18\x0b \x01(\x0c\x12\x11\n\tbody_size\x18\x0c \x01(\x04\"I\n\rLetterContent\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63ontent_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"(\n\x06Letter\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"(\n\x08\x45nvelope\x12\x0e\n\x06letter\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\xd3\x01\n\x04Task\x12\x1e\n\x04work\x18\x01 \x01(\x0e\x32\x10.bottega.v1.Work\x12\r\n\x05order\x18\x02 \x01(\x0c\x12$\n\x04told\x18\x03 \x01(\x0b\x32\x16.bottega.v1.BudgetHead\x12\x12\n\ncandidates\x18\x04 \x03(\x04\x12\x12\n\ncheckpoint\x18\x05 \x01(\x0c\x12\x12\n\nknown_size\x18\x06 \x01(\x04\x12\x13\n\x0b\x63onsistency\x18\x07 \x03(\x0c\x12%\n\x08receipts\x18\x08 \x03(\x0b\x32\x13.bottega.v1.Receipt\":\n\x07Receipt\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x11\n\tinclusion\x18\x03 \x03(\x0c\"-\n\nBudgetHead\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\xb4\x01\n\x07Privacy\x12\x0f\n\x07\x65psilon\x18\x01 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x12\n\nmultiplier\x18\x04 \x01(\x01\x12\x0c\n\x04\x63lip\x18\x05 \x01(\x01\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x14\n\x0cmultiplicity\x18\x08 \x01(\r\x12&\n\x06\x62udget\x18\t \x01(\x0b\x32\x16.bottega.v1.BudgetHead\"\xd8\x01\n\x06Update\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x30\n\x07metrics\x18\x02 \x03(\x0b\x32\x1f.bottega.v1.Update.MetricsEntry\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12$\n\x07privacy\x18\x04 \x01(\x0b\x32\x13.bottega.v1.Privacy\x12\x0e\n\x06\x62\x61llot\x18\x05 \x03(\x02\x12\x13\n\x0b\x63osignature\x18\x06 \x01(\x0c\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"(\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63heck\x18\x02 \x01(\t\"\x0f\n\rStatusRequest\"\x9b\x01\n\x06Status\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x02 \x01(\t\x12\x10\n\x08\x64rawings\x18\x03 \x01(\x04\x12\x10\n\x08held_out\x18\x04 \x01(\x04\x12\r\n\x05\x64oing\x18\x05 \x01(\t\x12&\n\x08standing\x18\x06 \x01(\x0b\x32\x14.bottega.v1.Standing\x12\x13\n\x0b\x63onfinement\x18\x07 \x01(\t\"j\n\x08Standing\x12\x16\n\x0eroster_version\x18\x01 \x01(\x04\x12\x1c\n\x14\x63\x65rtificate_until_ms\x18\x02 \x01(\x04\x12\x17\n\x0flast_contact_ms\x18\x03 \x01(\x04\x12\x0f\n\x07trouble\x18\x04 \x01(\t*N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_TASK\x10\x01\x12\x0f\n\x0bKIND_UPDATE\x10\x02\x12\x10\n\x0cKIND_REFUSAL\x10\x03*?\n\x04Work\x12\x14\n\x10WORK_UNSPECIFIED\x10\x00\x12\x0e\n\nWORK_TRAIN\x10\x01\x12\x11\n\rWORK_EVALUATE\x10\x02\x32}\n\tSiteAgent\x12\x34\n\x06\x41nswer\x12\x14.bottega.v1.Envelope\x1a\x14.bottega.v1.Envelope\x12:\n\tGetStatus\x12\x19.bottega.v1.StatusRequest\x1a\x12.bottega.v1.Statusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63ommon/proto/bottega.proto\x12\nbottega.v1\"\xf7\x01\n\x0e\x45nvelopeHeader\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x1e\n\x04kind\x18\x02 \x01(\x0e\x32\x10.bottega.v1.Kind\x12\x12\n\nfederation\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t\x12\r\n\x05round\x18\x05 \x01(\r\x12\x0e\n\x06sender\x18\x06 \x01(\t\x12\x11\n\trecipient\x18\x07 \x01(\t\x12\r\n\x05nonce\x18\x08 \x01(\x0c\x12\x13\n\x0bin_reply_to\x18\t \x01(\x0c\x12\x15\n\rcreated_at_ms\x18\n \x01(\x04\x12\x13\n\x0b\x62ody_sha256\x18\x0b \x01(\x0c\x12\x11\n\tbody_size\x18\x0c \x01(\x04\"I\n\rLetterContent\x12\x10\n\x08manifest\x18\x01 \x01(\x0c\x12\x13\n\x0b\x63ontent_key\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\"(\n\x06Letter\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\x0e\n\x06sealed\x18\x02 \x01(\x0c\"(\n\x08\x45nvelope\x12\x0e\n\x06letter\x18\x01 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x92\x01\n\x04Task\x12\x1e\n\x04work\x18\x01 \x01(\x0e\x32\x10.bottega.v1.Work\x12\r\n\x05order\x18\x02 \x01(\x0c\x12$\n\x04told\x18\x03 \x01(\x0b\x32\x16.bottega.v1.BudgetHead\x12\x12\n\ncandidates\x18\x04 \x03(\x04\x12!\n\x06ledger\x18\x05 \x01(\x0b\x32\x11.bottega.v1.Shown\"g\n\x05Shown\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12#\n\x07growths\x18\x02 \x03(\x0b\x32\x12.bottega.v1.Growth\x12%\n\x08receipts\x18\x03 \x03(\x0b\x32\x13.bottega.v1.Receipt\"+\n\x06Growth\x12\x0c\n\x04size\x18\x01 \x01(\x04\x12\x13\n\x0b\x63onsistency\x18\x02 \x03(\x0c\":\n\x07Receipt\x12\r\n\x05\x65ntry\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x11\n\tinclusion\x18\x03 \x03(\x0c\"-\n\nBudgetHead\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"\xb4\x01\n\x07Privacy\x12\x0f\n\x07\x65psilon\x18\x01 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\x02 \x01(\x01\x12\x0c\n\x04unit\x18\x03 \x01(\t\x12\x12\n\nmultiplier\x18\x04 \x01(\x01\x12\x0c\n\x04\x63lip\x18\x05 \x01(\x01\x12\x0c\n\x04rate\x18\x06 \x01(\x01\x12\r\n\x05steps\x18\x07 \x01(\r\x12\x14\n\x0cmultiplicity\x18\x08 \x01(\r\x12&\n\x06\x62udget\x18\t \x01(\x0b\x32\x16.bottega.v1.BudgetHead\"\xd8\x01\n\x06Update\x12\x10\n\x08\x65xamples\x18\x01 \x01(\x04\x12\x30\n\x07metrics\x18\x02 \x03(\x0b\x32\x1f.bottega.v1.Update.MetricsEntry\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12$\n\x07privacy\x18\x04 \x01(\x0b\x32\x13.bottega.v1.Privacy\x12\x0e\n\x06\x62\x61llot\x18\x05 \x03(\x02\x12\x13\n\x0b\x63osignature\x18\x06 \x01(\x0c\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"(\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x63heck\x18\x02 \x01(\t\"\x0f\n\rStatusRequest\"\x9b\x01\n\x06Status\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x02 \x01(\t\x12\x10\n\x08\x64rawings\x18\x03 \x01(\x04\x12\x10\n\x08held_out\x18\x04 \x01(\x04\x12\r\n\x05\x64oing\x18\x05 \x01(\t\x12&\n\x08standing\x18\x06 \x01(\x0b\x32\x14.bottega.v1.Standing\x12\x13\n\x0b\x63onfinement\x18\x07 \x01(\t\"j\n\x08Standing\x12\x16\n\x0eroster_version\x18\x01 \x01(\x04\x12\x1c\n\x14\x63\x65rtificate_until_ms\x18\x02 \x01(\x04\x12\x17\n\x0flast_contact_ms\x18\x03 \x01(\x04\x12\x0f\n\x07trouble\x18\x04 \x01(\t*N\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_TASK\x10\x01\x12\x0f\n\x0bKIND_UPDATE\x10\x02\x12\x10\n\x0cKIND_REFUSAL\x10\x03*?\n\x04Work\x12\x14\n\x10WORK_UNSPECIFIED\x10\x00\x12\x0e\n\nWORK_TRAIN\x10\x01\x12\x11\n\rWORK_EVALUATE\x10\x02\x32}\n\tSiteAgent\x12\x34\n\x06\x41nswer\x12\x14.bottega.v1.Envelope\x1a\x14.bottega.v1.Envelope\x12:\n\tGetStatus\x12\x19.bottega.v1.StatusRequest\x1a\x12.bottega.v1.Statusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_UPDATE_METRICSENTRY']._loaded_options = None
   _globals['_UPDATE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_KIND']._serialized_start=1499
-  _globals['_KIND']._serialized_end=1577
-  _globals['_WORK']._serialized_start=1579
-  _globals['_WORK']._serialized_end=1642
+  _globals['_KIND']._serialized_start=1584
+  _globals['_KIND']._serialized_end=1662
+  _globals['_WORK']._serialized_start=1664
+  _globals['_WORK']._serialized_end=1727
   _globals['_ENVELOPEHEADER']._serialized_start=43
   _globals['_ENVELOPEHEADER']._serialized_end=290
   _globals['_LETTERCONTENT']._serialized_start=292
@@ -46,25 +46,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENVELOPE']._serialized_start=409
   _globals['_ENVELOPE']._serialized_end=449
   _globals['_TASK']._serialized_start=452
-  _globals['_TASK']._serialized_end=663
-  _globals['_RECEIPT']._serialized_start=665
-  _globals['_RECEIPT']._serialized_end=723
-  _globals['_BUDGETHEAD']._serialized_start=725
-  _globals['_BUDGETHEAD']._serialized_end=770
-  _globals['_PRIVACY']._serialized_start=773
-  _globals['_PRIVACY']._serialized_end=953
-  _globals['_UPDATE']._serialized_start=956
-  _globals['_UPDATE']._serialized_end=1172
-  _globals['_UPDATE_METRICSENTRY']._serialized_start=1126
-  _globals['_UPDATE_METRICSENTRY']._serialized_end=1172
-  _globals['_REFUSAL']._serialized_start=1174
-  _globals['_REFUSAL']._serialized_end=1214
-  _globals['_STATUSREQUEST']._serialized_start=1216
-  _globals['_STATUSREQUEST']._serialized_end=1231
-  _globals['_STATUS']._serialized_start=1234
-  _globals['_STATUS']._serialized_end=1389
-  _globals['_STANDING']._serialized_start=1391
-  _globals['_STANDING']._serialized_end=1497
-  _globals['_SITEAGENT']._serialized_start=1644
-  _globals['_SITEAGENT']._serialized_end=1769
+  _globals['_TASK']._serialized_end=598
+  _globals['_SHOWN']._serialized_start=600
+  _globals['_SHOWN']._serialized_end=703
+  _globals['_GROWTH']._serialized_start=705
+  _globals['_GROWTH']._serialized_end=748
+  _globals['_RECEIPT']._serialized_start=750
+  _globals['_RECEIPT']._serialized_end=808
+  _globals['_BUDGETHEAD']._serialized_start=810
+  _globals['_BUDGETHEAD']._serialized_end=855
+  _globals['_PRIVACY']._serialized_start=858
+  _globals['_PRIVACY']._serialized_end=1038
+  _globals['_UPDATE']._serialized_start=1041
+  _globals['_UPDATE']._serialized_end=1257
+  _globals['_UPDATE_METRICSENTRY']._serialized_start=1211
+  _globals['_UPDATE_METRICSENTRY']._serialized_end=1257
+  _globals['_REFUSAL']._serialized_start=1259
+  _globals['_REFUSAL']._serialized_end=1299
+  _globals['_STATUSREQUEST']._serialized_start=1301
+  _globals['_STATUSREQUEST']._serialized_end=1316
+  _globals['_STATUS']._serialized_start=1319
+  _globals['_STATUS']._serialized_end=1474
+  _globals['_STANDING']._serialized_start=1476
+  _globals['_STANDING']._serialized_end=1582
+  _globals['_SITEAGENT']._serialized_start=1729
+  _globals['_SITEAGENT']._serialized_end=1854
 # @@protoc_insertion_point(module_scope)

@@ -218,17 +218,10 @@ class Task(_message.Message):
     ORDER_FIELD_NUMBER: _builtins.int
     TOLD_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
-    CHECKPOINT_FIELD_NUMBER: _builtins.int
-    KNOWN_SIZE_FIELD_NUMBER: _builtins.int
-    CONSISTENCY_FIELD_NUMBER: _builtins.int
-    RECEIPTS_FIELD_NUMBER: _builtins.int
+    LEDGER_FIELD_NUMBER: _builtins.int
     work: Global___Work.ValueType
     order: _builtins.bytes
     """SignedRunOrder, exact bytes"""
-    checkpoint: _builtins.bytes
-    """of the ledger as the round was opened: a C2SP signed note, exact bytes"""
-    known_size: _builtins.int
-    """of the ledger that the site co-signed last; 0: none that the server knows of"""
     @_builtins.property
     def told(self) -> Global___BudgetHead:
         """of the site's budget record, as the site told it last; absent when it never did"""
@@ -240,13 +233,7 @@ class Task(_message.Message):
         """
 
     @_builtins.property
-    def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """RFC 6962: from that size to the checkpoint's"""
-
-    @_builtins.property
-    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
-        """of what the ledger says of this site's answers to the rounds before"""
-
+    def ledger(self) -> Global___Shown: ...
     def __init__(
         self,
         *,
@@ -254,18 +241,74 @@ class Task(_message.Message):
         order: _builtins.bytes = ...,
         told: Global___BudgetHead | None = ...,
         candidates: _abc.Iterable[_builtins.int] | None = ...,
-        checkpoint: _builtins.bytes = ...,
-        known_size: _builtins.int = ...,
-        consistency: _abc.Iterable[_builtins.bytes] | None = ...,
-        receipts: _abc.Iterable[Global___Receipt] | None = ...,
+        ledger: Global___Shown | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["told", b"told"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "told", b"told"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "checkpoint", b"checkpoint", "consistency", b"consistency", "known_size", b"known_size", "order", b"order", "receipts", b"receipts", "told", b"told", "work", b"work"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "ledger", b"ledger", "order", b"order", "told", b"told", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class Shown(_message.Message):
+    """What a site is shown of the federation's ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    GROWTHS_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.bytes
+    """a C2SP signed note, exact bytes"""
+    @_builtins.property
+    def growths(self) -> _containers.RepeatedCompositeFieldContainer[Global___Growth]:
+        """from what the site co-signed last, and from what it may have been shown since"""
+
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
+        """of what the ledger says of the site's answers"""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: _builtins.bytes = ...,
+        growths: _abc.Iterable[Global___Growth] | None = ...,
+        receipts: _abc.Iterable[Global___Receipt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "growths", b"growths", "receipts", b"receipts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shown: _TypeAlias = Shown  # noqa: Y015
+
+@_typing.final
+class Growth(_message.Message):
+    """That the ledger of a checkpoint holds the ledger of a smaller size: RFC 6962 consistency."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    @_builtins.property
+    def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        consistency: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Growth: _TypeAlias = Growth  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):

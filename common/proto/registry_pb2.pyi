@@ -4,7 +4,6 @@ isort:skip_file
 What members and newcomers ask the server, on gRPC."""
 
 from collections import abc as _abc
-from common.proto import bottega_pb2 as _bottega_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -713,46 +712,69 @@ class GetLedgerCall(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KNOWN_SIZE_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FROM_FIELD_NUMBER: _builtins.int
     known_size: _builtins.int
     """of the ledger as the caller saw it last; 0 for nothing"""
+    receipts_from: _builtins.int
+    """a site gets receipts of entries about its own answers from this index on; a few at a time"""
     def __init__(
         self,
         *,
         known_size: _builtins.int = ...,
+        receipts_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_size", b"known_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_size", b"known_size", "receipts_from", b"receipts_from"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetLedgerCall: _TypeAlias = GetLedgerCall  # noqa: Y015
 
 @_typing.final
-class GetLedgerAnswer(_message.Message):
+class GetConsistencyCall(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    OLD_FIELD_NUMBER: _builtins.int
+    NEW_FIELD_NUMBER: _builtins.int
+    old: _builtins.int
+    """sizes of the ledger, the old one at most the new"""
+    new: _builtins.int
+    def __init__(
+        self,
+        *,
+        old: _builtins.int = ...,
+        new: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new", b"new", "old", b"old"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConsistencyCall: _TypeAlias = GetConsistencyCall  # noqa: Y015
+
+@_typing.final
+class GetConsistencyAnswer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     CONSISTENCY_FIELD_NUMBER: _builtins.int
-    checkpoint: _builtins.bytes
-    """the latest: a C2SP signed note, exact bytes"""
     @_builtins.property
     def consistency(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """RFC 6962: from the known size to the checkpoint's"""
+        """RFC 6962"""
 
     def __init__(
         self,
         *,
-        checkpoint: _builtins.bytes = ...,
         consistency: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "consistency", b"consistency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetLedgerAnswer: _TypeAlias = GetLedgerAnswer  # noqa: Y015
+Global___GetConsistencyAnswer: _TypeAlias = GetConsistencyAnswer  # noqa: Y015
 
 @_typing.final
 class CosignCall(_message.Message):
@@ -792,47 +814,6 @@ class CosignAnswer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CosignAnswer: _TypeAlias = CosignAnswer  # noqa: Y015
-
-@_typing.final
-class GetReceiptsCall(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FROM_FIELD_NUMBER: _builtins.int
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from", b"from"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetReceiptsCall: _TypeAlias = GetReceiptsCall  # noqa: Y015
-
-@_typing.final
-class GetReceiptsAnswer(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHECKPOINT_FIELD_NUMBER: _builtins.int
-    RECEIPTS_FIELD_NUMBER: _builtins.int
-    checkpoint: _builtins.bytes
-    @_builtins.property
-    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[_bottega_pb2.Receipt]:
-        """of what the ledger says of the caller's answers, in order; ask again from the last"""
-
-    def __init__(
-        self,
-        *,
-        checkpoint: _builtins.bytes = ...,
-        receipts: _abc.Iterable[_bottega_pb2.Receipt] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "receipts", b"receipts"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetReceiptsAnswer: _TypeAlias = GetReceiptsAnswer  # noqa: Y015
 
 @_typing.final
 class GetEntriesCall(_message.Message):

@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from common.proto import bottega_pb2 as common_dot_proto_dot_bottega__pb2
 from common.proto import registry_pb2 as common_dot_proto_dot_registry__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -236,17 +237,17 @@ class RegistryStub:
         self.GetLedger = channel.unary_unary(
                 '/bottega.v1.Registry/GetLedger',
                 request_serializer=common_dot_proto_dot_registry__pb2.GetLedgerCall.SerializeToString,
-                response_deserializer=common_dot_proto_dot_registry__pb2.GetLedgerAnswer.FromString,
+                response_deserializer=common_dot_proto_dot_bottega__pb2.Shown.FromString,
+                _registered_method=True)
+        self.GetConsistency = channel.unary_unary(
+                '/bottega.v1.Registry/GetConsistency',
+                request_serializer=common_dot_proto_dot_registry__pb2.GetConsistencyCall.SerializeToString,
+                response_deserializer=common_dot_proto_dot_registry__pb2.GetConsistencyAnswer.FromString,
                 _registered_method=True)
         self.Cosign = channel.unary_unary(
                 '/bottega.v1.Registry/Cosign',
                 request_serializer=common_dot_proto_dot_registry__pb2.CosignCall.SerializeToString,
                 response_deserializer=common_dot_proto_dot_registry__pb2.CosignAnswer.FromString,
-                _registered_method=True)
-        self.GetReceipts = channel.unary_unary(
-                '/bottega.v1.Registry/GetReceipts',
-                request_serializer=common_dot_proto_dot_registry__pb2.GetReceiptsCall.SerializeToString,
-                response_deserializer=common_dot_proto_dot_registry__pb2.GetReceiptsAnswer.FromString,
                 _registered_method=True)
         self.GetEntries = channel.unary_unary(
                 '/bottega.v1.Registry/GetEntries',
@@ -366,13 +367,13 @@ class RegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Cosign(self, request, context):
+    def GetConsistency(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetReceipts(self, request, context):
+    def Cosign(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -476,17 +477,17 @@ def add_RegistryServicer_to_server(servicer, server):
             'GetLedger': grpc.unary_unary_rpc_method_handler(
                     servicer.GetLedger,
                     request_deserializer=common_dot_proto_dot_registry__pb2.GetLedgerCall.FromString,
-                    response_serializer=common_dot_proto_dot_registry__pb2.GetLedgerAnswer.SerializeToString,
+                    response_serializer=common_dot_proto_dot_bottega__pb2.Shown.SerializeToString,
+            ),
+            'GetConsistency': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistency,
+                    request_deserializer=common_dot_proto_dot_registry__pb2.GetConsistencyCall.FromString,
+                    response_serializer=common_dot_proto_dot_registry__pb2.GetConsistencyAnswer.SerializeToString,
             ),
             'Cosign': grpc.unary_unary_rpc_method_handler(
                     servicer.Cosign,
                     request_deserializer=common_dot_proto_dot_registry__pb2.CosignCall.FromString,
                     response_serializer=common_dot_proto_dot_registry__pb2.CosignAnswer.SerializeToString,
-            ),
-            'GetReceipts': grpc.unary_unary_rpc_method_handler(
-                    servicer.GetReceipts,
-                    request_deserializer=common_dot_proto_dot_registry__pb2.GetReceiptsCall.FromString,
-                    response_serializer=common_dot_proto_dot_registry__pb2.GetReceiptsAnswer.SerializeToString,
             ),
             'GetEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEntries,
@@ -958,7 +959,34 @@ class Registry:
             target,
             '/bottega.v1.Registry/GetLedger',
             common_dot_proto_dot_registry__pb2.GetLedgerCall.SerializeToString,
-            common_dot_proto_dot_registry__pb2.GetLedgerAnswer.FromString,
+            common_dot_proto_dot_bottega__pb2.Shown.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/bottega.v1.Registry/GetConsistency',
+            common_dot_proto_dot_registry__pb2.GetConsistencyCall.SerializeToString,
+            common_dot_proto_dot_registry__pb2.GetConsistencyAnswer.FromString,
             options,
             channel_credentials,
             insecure,
@@ -986,33 +1014,6 @@ class Registry:
             '/bottega.v1.Registry/Cosign',
             common_dot_proto_dot_registry__pb2.CosignCall.SerializeToString,
             common_dot_proto_dot_registry__pb2.CosignAnswer.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def GetReceipts(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/bottega.v1.Registry/GetReceipts',
-            common_dot_proto_dot_registry__pb2.GetReceiptsCall.SerializeToString,
-            common_dot_proto_dot_registry__pb2.GetReceiptsAnswer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -4,6 +4,7 @@ isort:skip_file
 What members and newcomers ask the server, on gRPC."""
 
 from collections import abc as _abc
+from common.proto import bottega_pb2 as _bottega_pb2
 from common.proto import registry_pb2 as _registry_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -86,9 +87,9 @@ class RegistryStub:
     ShowRun: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]
     Rotate: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]
     ReturnRoster: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ReturnRosterCall, _registry_pb2.ReturnRosterAnswer]
-    GetLedger: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetLedgerCall, _registry_pb2.GetLedgerAnswer]
+    GetLedger: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetLedgerCall, _bottega_pb2.Shown]
+    GetConsistency: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetConsistencyCall, _registry_pb2.GetConsistencyAnswer]
     Cosign: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CosignCall, _registry_pb2.CosignAnswer]
-    GetReceipts: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetReceiptsCall, _registry_pb2.GetReceiptsAnswer]
     GetEntries: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetEntriesCall, _registry_pb2.GetEntriesAnswer]
     GetCheckpoints: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointsCall, _registry_pb2.GetCheckpointsAnswer]
 
@@ -113,9 +114,9 @@ class RegistryAsyncStub(RegistryStub):
     ShowRun: _aio.UnaryUnaryMultiCallable[_registry_pb2.RunCall, _registry_pb2.ShowRunAnswer]  # type: ignore[assignment]
     Rotate: _aio.UnaryUnaryMultiCallable[_registry_pb2.RotateCall, _registry_pb2.RotateAnswer]  # type: ignore[assignment]
     ReturnRoster: _aio.UnaryUnaryMultiCallable[_registry_pb2.ReturnRosterCall, _registry_pb2.ReturnRosterAnswer]  # type: ignore[assignment]
-    GetLedger: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetLedgerCall, _registry_pb2.GetLedgerAnswer]  # type: ignore[assignment]
+    GetLedger: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetLedgerCall, _bottega_pb2.Shown]  # type: ignore[assignment]
+    GetConsistency: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetConsistencyCall, _registry_pb2.GetConsistencyAnswer]  # type: ignore[assignment]
     Cosign: _aio.UnaryUnaryMultiCallable[_registry_pb2.CosignCall, _registry_pb2.CosignAnswer]  # type: ignore[assignment]
-    GetReceipts: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetReceiptsCall, _registry_pb2.GetReceiptsAnswer]  # type: ignore[assignment]
     GetEntries: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetEntriesCall, _registry_pb2.GetEntriesAnswer]  # type: ignore[assignment]
     GetCheckpoints: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetCheckpointsCall, _registry_pb2.GetCheckpointsAnswer]  # type: ignore[assignment]
 
@@ -239,7 +240,14 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _registry_pb2.GetLedgerCall,
         context: _ServicerContext,
-    ) -> _typing.Union[_registry_pb2.GetLedgerAnswer, _abc.Awaitable[_registry_pb2.GetLedgerAnswer]]: ...
+    ) -> _typing.Union[_bottega_pb2.Shown, _abc.Awaitable[_bottega_pb2.Shown]]: ...
+
+    @_abc_1.abstractmethod
+    def GetConsistency(
+        self,
+        request: _registry_pb2.GetConsistencyCall,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.GetConsistencyAnswer, _abc.Awaitable[_registry_pb2.GetConsistencyAnswer]]: ...
 
     @_abc_1.abstractmethod
     def Cosign(
@@ -247,13 +255,6 @@ class RegistryServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.CosignCall,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.CosignAnswer, _abc.Awaitable[_registry_pb2.CosignAnswer]]: ...
-
-    @_abc_1.abstractmethod
-    def GetReceipts(
-        self,
-        request: _registry_pb2.GetReceiptsCall,
-        context: _ServicerContext,
-    ) -> _typing.Union[_registry_pb2.GetReceiptsAnswer, _abc.Awaitable[_registry_pb2.GetReceiptsAnswer]]: ...
 
     @_abc_1.abstractmethod
     def GetEntries(

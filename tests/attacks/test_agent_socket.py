@@ -20,12 +20,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.agent import AgentService, SiteAgent
+from client.agent import AgentService
 from client.agent_socket import GRPC_OPTIONS, serve
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
 from security.envelope import seal_body
-from tests.unit.test_agent import ROSTER, SITE, Desk, Task
+from tests.unit.test_agent import Desk, Task, an_agent
 
 ANSWER, STATUS = "/bottega.v1.SiteAgent/Answer", "/bottega.v1.SiteAgent/GetStatus"
 REFUSED = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED}
@@ -42,7 +42,7 @@ def path(tmp_path_factory: pytest.TempPathFactory, desk: Desk) -> Iterator[Path]
     home = tmp_path_factory.mktemp("s")
     long_ago = {"horizon_ms": int(time.time() * 1000) - 10 * 24 * 3_600_000, "nonces": []}
     (home / "nonces.json").write_text(json.dumps(long_ago))
-    agent = SiteAgent(SITE, lambda: ROSTER, desk, home / "nonces.json")
+    agent = an_agent(desk, home / "nonces.json")
     server = serve(AgentService(agent, lambda: pb.Status(site="rossi")), home / "agent.sock")
     yield home / "agent.sock"
     server.stop(None).wait()

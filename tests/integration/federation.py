@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from client.agent import SiteAgent
 from client.final_look import ObjectionError
+from client.ledger_book import LedgerBook
 from client.policy import RuleError
 from client.settings import SiteSettings
 from client.settling import settle
@@ -48,6 +49,7 @@ from server.house import open_house
 from server.operating import load_operator
 from server.rounds import SealedRounds
 from server.run import Run
+from server.run_desk import begun
 from server.settings import ServerSettings
 from server.start import starting_state
 from server.state import RunState, RunStates
@@ -120,6 +122,7 @@ class Easel(Bench):
 
     def __init__(self, site: str, way: Way) -> None:
         self._site, self.way = site, way
+        self.metrics: dict[str, float] = {}
         self.plain: list[bytes] = []
         """Every plaintext that this bench saw or made."""
         self.tasks = 0
@@ -149,7 +152,10 @@ class Easel(Bench):
         self.plain.append(tensors)
         examples = 0 if self.way is Way.NO_EXAMPLES else 10 + len(self._site)
         told = pb.Update(
-            examples=examples, metrics=_metrics(self.way), seconds=0.5, ballot=self.ballot(adapter, candidates)
+            examples=examples,
+            metrics=_metrics(self.way) | self.metrics,
+            seconds=0.5,
+            ballot=self.ballot(adapter, candidates),
         )
         return Answer(told, tensors)
 
@@ -209,7 +215,8 @@ class Site:
 
     def restart(self) -> None:
         """Start the agent anew on the same home."""
-        self.agent = SiteAgent(self.identity, self.roster, self.easel, self.home.nonces)
+        book = LedgerBook(self.home.witness, self.identity, lambda: self.server.verify)
+        self.agent = SiteAgent(self.identity, self.roster, self.easel, self.home.nonces, book)
 
     def behave(self, way: Way, delay_s: float = 0.0) -> None:
         """Change how the site behaves."""
@@ -408,7 +415,7 @@ class Federation:
         operator = load_operator(self.home.operator).identity
         self.order = RunOrder(RUN, operator.id, settings, "0" * 64, SCHEMA, tuple(sorted(names)), 0)
         self.signed = sign_order(self.order, operator)
-        self.store.start_run(RUN, self.signed)
+        self.store.start_run(RUN, self.signed, [begun(self.order, self.signed, resumed=False)])
 
     def post(self, order: Sequence[str] = (), on_pull: Callable[[], None] = lambda: None) -> Post:
         """Return a grid to all sites."""

@@ -17,7 +17,7 @@ from common.errors import HomeError, IdentityError, ProcessError
 from common.paths import MemberHome, SiteHome
 from security.enrolment import Invitation, MemberKeys, make_request
 from security.names import Role, SpiffeId
-from tests.integration.town import FEDERATION, PowerCutError, Town, a_town, cut_power, keys_of
+from tests.integration.town import FEDERATION, PowerCutError, Town, a_town, book_in, cut_power, keys_of
 
 HOUR = dt.timedelta(hours=1)
 
@@ -46,7 +46,7 @@ def test_a_join_that_is_cut_off_at_any_step_goes_on(town: Town, step: int, monke
         joined(town, token, home)
     monkeypatch.undo()
     assert joined(town, token, home) == "rossi"
-    assert Keeper(home, keys_of(home, "rossi"), town.address, lambda: None).look()
+    assert Keeper(home, keys_of(home, "rossi"), town.address, book_in(home, town), lambda: None).look()
     left = [file.name for file in home.root.rglob("*.tmp")]
     assert left == []
 

@@ -35,7 +35,7 @@ from server.planning import plan_run
 from server.remote_office import RemoteOffice
 from server.run_desk import RunDesk
 from server.store import Store, Verdict
-from tests.integration.town import FEDERATION, PowerCutError, Town, a_town, cut_power, keys_of
+from tests.integration.town import FEDERATION, PowerCutError, Town, a_town, book_in, cut_power, keys_of
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
 
 
 def keeper_of(town: Town, home: SiteHome, on_end: Callable[[], None] = lambda: None) -> Keeper:
-    return Keeper(home, keys_of(home, home.root.name), town.address, on_end)
+    return Keeper(home, keys_of(home, home.root.name), town.address, book_in(home, town), on_end)
 
 
 def about_to_end(town: Town, home: SiteHome) -> None:

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from client.cli_belief import believed
+from client.ledger_book import LedgerBook, book_of
 from client.moving_in import move_in_member, move_in_site
 from client.offline import read_grant, write_request
 from common.paths import MemberHome, ServerHome, SiteHome
@@ -87,6 +88,12 @@ class Town:
 
 def keys_of(home: SiteHome, name: str) -> MemberKeys:
     return MemberKeys.load(open_key_folder(home), SpiffeId(FEDERATION, Role.SITE, name))
+
+
+def book_in(home: SiteHome, town: Town) -> LedgerBook:
+    """Return what a site keeps of the ledger."""
+    keys = keys_of(home, home.root.name)
+    return book_of(home, keys, lambda: open_house(town.home).identity.signing.public, town.address)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from client.agent import AgentService, SiteAgent, slug
 from client.agent_socket import get_status, is_alive, serve
 from client.approvals import Approvals
 from client.cli import site_app
+from client.ledger_book import LedgerBook
 from client.policy import HouseRules, RuleError, check_rules
 from client.work import Answer, Bench, Job, asked
 from common.adapter_schema import AdapterSchema, LoraModule
@@ -31,6 +32,7 @@ from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
 from common.settings import LoraSettings, PrivacySettings, RunSettings
+from security.checkpoint import Checkpoint, sign_checkpoint
 from security.envelope import (
     Expectation,
     Kind,
@@ -42,6 +44,7 @@ from security.envelope import (
     seal_letter,
 )
 from security.identity import Identity
+from security.merkle import EMPTY_ROOT
 from security.names import Role, SpiffeId
 from security.roster import Roster
 from security.run_order import RunOrder, sign_order
@@ -59,6 +62,8 @@ ROSTER = (
 )
 SCHEMA = AdapterSchema((LoraModule("mid.attn.to_q", 6, 5, 2),))
 BASE = "b" * 64
+EMPTY = sign_checkpoint(Checkpoint("fed.example/bottega", 0, EMPTY_ROOT), SERVER.signing)
+"""The federation's ledger before anything was written."""
 SECRET = "a pencil drawing of grandmother, scan_0042.png"
 
 
@@ -107,6 +112,7 @@ class Task:
     sites: tuple[str, ...] = ("rossi",)
     age_ms: int = -1
     manifest: bytes | None = None
+    checkpoint: bytes = EMPTY
 
     def sealed(self) -> tuple[bytes, bytes]:
         body: SealedBody = seal_body(pack(np.zeros(SCHEMA.numel("both"), np.float32), SCHEMA, "both", "fp32"))
@@ -115,7 +121,9 @@ class Task:
             privacy=PrivacySettings(steps=self.steps),
         )  # fmt: skip
         order = RunOrder(self.run, self.operator.id, settings, self.base, self.schema, self.sites, 0)
-        manifest = pb.Task(work=self.work, order=sign_order(order, self.operator)).SerializeToString()
+        manifest = pb.Task(
+            work=self.work, order=sign_order(order, self.operator), ledger=pb.Shown(checkpoint=self.checkpoint)
+        ).SerializeToString()
         letter = seal_letter(
             kind=self.kind, run="r1", round_number=self.round_number,
             in_reply_to=b"" if self.kind is Kind.TASK else b"n" * 16,
@@ -144,7 +152,13 @@ def nonces(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def agent(desk: Desk, nonces: Path) -> SiteAgent:
-    return SiteAgent(SITE, lambda: ROSTER, desk, nonces)
+    return an_agent(desk, nonces)
+
+
+def an_agent(desk: Desk, nonces: Path, approvals: Approvals | None = None) -> SiteAgent:
+    """Return an agent whose book of the ledger lies beside its memory of tasks."""
+    book = LedgerBook(nonces.with_name("witness"), SITE, lambda: SERVER.signing.public)
+    return SiteAgent(SITE, lambda: ROSTER, desk, nonces, book, approvals=approvals)
 
 
 def opened(answer: tuple[bytes, memoryview]) -> tuple[OpenedLetter, bytes]:
@@ -207,7 +221,7 @@ def test_a_changed_byte_anywhere_in_the_letter_is_refused(agent: SiteAgent, desk
 @settings(max_examples=80)
 def test_any_bytes_are_refused(tmp_path_factory: pytest.TempPathFactory, letter: bytes, body: bytes) -> None:
     desk = Desk()
-    agent = SiteAgent(SITE, lambda: ROSTER, desk, tmp_path_factory.getbasetemp() / "nonces.json")
+    agent = an_agent(desk, tmp_path_factory.getbasetemp() / "nonces.json")
     with pytest.raises(EnvelopeError):
         agent.answer(letter, body)
     assert desk.asked == 0
@@ -224,7 +238,7 @@ def test_a_replayed_task_is_refused(agent: SiteAgent, desk: Desk) -> None:
 def test_a_replayed_task_is_refused_after_a_restart_too(agent: SiteAgent, desk: Desk, nonces: Path) -> None:
     letter, body = Task().sealed()
     agent.answer(letter, body)
-    again = SiteAgent(SITE, lambda: ROSTER, desk, nonces)
+    again = an_agent(desk, nonces)
     with pytest.raises(EnvelopeError, match="this is a replay"):
         again.answer(letter, body)
     again.answer(*Task().sealed())
@@ -237,7 +251,7 @@ def test_a_task_whose_work_broke_is_not_answered_a_second_time(agent: SiteAgent,
     agent.answer(letter, body)
     desk.breaks = None
     with pytest.raises(EnvelopeError, match="this is a replay"):
-        SiteAgent(SITE, lambda: ROSTER, desk, nonces).answer(letter, body)
+        an_agent(desk, nonces).answer(letter, body)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +264,7 @@ def test_with_a_damaged_memory_everything_sealed_before_now_is_refused(
 ) -> None:
     early = Task(age_ms=50).sealed()
     nonces.unlink() if damage is None else nonces.write_bytes(damage)
-    agent = SiteAgent(SITE, lambda: ROSTER, desk, nonces)
+    agent = an_agent(desk, nonces)
     with pytest.raises(EnvelopeError, match="too old to tell"):
         agent.answer(*early)
     assert desk.asked == 0
@@ -266,7 +280,7 @@ def test_the_memory_of_tasks_is_for_its_owner_alone(agent: SiteAgent, nonces: Pa
 
 def test_a_task_that_cannot_be_remembered_is_not_worked_on(desk: Desk, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
-    agent = SiteAgent(SITE, lambda: ROSTER, desk, gone / "nonces.json")
+    agent = an_agent(desk, gone / "nonces.json")
     with pytest.raises(BottegaError):
         agent.answer(*Task(age_ms=-1000).sealed())
     assert desk.asked == 0

@@ -18,6 +18,7 @@ NOW = 1_790_000_000_000
 HOUR = 3_600_000
 ANCHOR = Fingerprint(bytes(32))
 DOOR = "127.0.0.1:8442"
+ANNA = SpiffeId("studio.bottega", Role.OPERATOR, "anna")
 
 
 def named(name: str, role: Role = Role.SITE) -> SpiffeId:
@@ -50,7 +51,7 @@ def door(tmp_path: Path) -> Applicants:
 
 def test_who_was_invited_asks_waits_and_is_approved(door: Applicants, rossi: MemberKeys) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=False, now_ms=NOW)
+    door.invite(invitation, auto_approve=False, now_ms=NOW, by=ANNA)
     admission = door.ask(*asking(invitation, rossi), NOW)
     assert (admission.applicant.status, admission.auto_approve) == (Status.WAITING, False)
     assert admission.applicant.fingerprint == rossi.fingerprint.digest
@@ -60,7 +61,7 @@ def test_who_was_invited_asks_waits_and_is_approved(door: Applicants, rossi: Mem
 
 def test_the_secret_is_not_kept(door: Applicants, tmp_path: Path) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=False, now_ms=NOW)
+    door.invite(invitation, auto_approve=False, now_ms=NOW, by=ANNA)
     door.close()
     assert all(invitation.secret not in file.read_bytes() for file in tmp_path.iterdir())
 
@@ -69,7 +70,7 @@ def test_a_join_that_was_cut_off_goes_on_even_when_the_invitation_has_expired_si
     door: Applicants, rossi: MemberKeys
 ) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=True, now_ms=NOW)
+    door.invite(invitation, auto_approve=True, now_ms=NOW, by=ANNA)
     first = door.ask(*asking(invitation, rossi), NOW)
     assert door.ask(*asking(invitation, rossi), NOW + 2 * HOUR) == first
 
@@ -78,7 +79,7 @@ def test_a_token_that_was_stolen_and_used_is_refused_to_the_second_who_comes(
     door: Applicants, rossi: MemberKeys, thief: MemberKeys
 ) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=False, now_ms=NOW)
+    door.invite(invitation, auto_approve=False, now_ms=NOW, by=ANNA)
     door.ask(*asking(invitation, thief), NOW)
     with pytest.raises(IdentityError, match=r"used before, by other keys.*tell the operator at once"):
         door.ask(*asking(invitation, rossi), NOW)
@@ -86,7 +87,7 @@ def test_a_token_that_was_stolen_and_used_is_refused_to_the_second_who_comes(
 
 def test_an_expired_token_is_refused(door: Applicants, rossi: MemberKeys) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=False, now_ms=NOW)
+    door.invite(invitation, auto_approve=False, now_ms=NOW, by=ANNA)
     with pytest.raises(IdentityError, match="the invitation has expired"):
         door.ask(*asking(invitation, rossi), NOW + HOUR)
     assert door.all() == []
@@ -94,7 +95,7 @@ def test_an_expired_token_is_refused(door: Applicants, rossi: MemberKeys) -> Non
 
 def test_a_token_for_another_name_is_refused(door: Applicants) -> None:
     invitation, verdi = invited("rossi"), MemberKeys.generate(named("verdi"))
-    door.invite(invitation, auto_approve=False, now_ms=NOW)
+    door.invite(invitation, auto_approve=False, now_ms=NOW, by=ANNA)
     theirs = Invitation(named("verdi"), DOOR, ANCHOR, invitation.id, invitation.secret, NOW + HOUR)
     with pytest.raises(IdentityError, match="for somebody else"):
         door.ask(*asking(theirs, verdi), NOW)
@@ -102,7 +103,7 @@ def test_a_token_for_another_name_is_refused(door: Applicants) -> None:
 
 def test_a_token_in_another_role_is_refused(door: Applicants) -> None:
     invitation, operator = invited("rossi"), MemberKeys.generate(named("rossi", Role.OPERATOR))
-    door.invite(invitation, auto_approve=False, now_ms=NOW)
+    door.invite(invitation, auto_approve=False, now_ms=NOW, by=ANNA)
     theirs = Invitation(operator.id, DOOR, ANCHOR, invitation.id, invitation.secret, NOW + HOUR)
     with pytest.raises(IdentityError, match="for somebody else"):
         door.ask(*asking(theirs, operator), NOW)
@@ -112,7 +113,7 @@ def test_a_guessed_secret_and_an_unknown_invitation_are_refused_in_the_same_word
     door: Applicants, rossi: MemberKeys
 ) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=False, now_ms=NOW)
+    door.invite(invitation, auto_approve=False, now_ms=NOW, by=ANNA)
     guessed = Invitation(named("rossi"), DOOR, ANCHOR, invitation.id, bytes(32), NOW + HOUR)
     refusals = []
     for wrong in (guessed, invited("rossi")):
@@ -136,7 +137,7 @@ def test_without_an_invitation_nobody_asks_but_an_operator_may_bring_a_request(
 
 def test_invitations_that_are_out_are_listed_until_they_are_used_or_end(door: Applicants, rossi: MemberKeys) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=True, now_ms=NOW)
+    door.invite(invitation, auto_approve=True, now_ms=NOW, by=ANNA)
     [row] = door.invited(NOW + 1)
     assert (row.name, row.status, row.fingerprint) == ("rossi", Status.INVITED, b"")
     assert row.reason.startswith("until 20")
@@ -149,20 +150,20 @@ def test_invitations_that_are_out_are_listed_until_they_are_used_or_end(door: Ap
 
 def test_an_invitation_is_taken_back_by_denying_who_was_invited(door: Applicants, rossi: MemberKeys) -> None:
     invitation = invited("rossi")
-    door.invite(invitation, auto_approve=True, now_ms=NOW)
-    assert door.deny(Role.SITE, "rossi", "a slip", NOW + 1).status is Status.DENIED
+    door.invite(invitation, auto_approve=True, now_ms=NOW, by=ANNA)
+    assert door.deny(Role.SITE, "rossi", "a slip", NOW + 1, ANNA).status is Status.DENIED
     assert door.invited(NOW + 2) == []
     with pytest.raises(IdentityError, match="the invitation has expired"):
         door.ask(*asking(invitation, rossi), NOW + 2)
     with pytest.raises(IdentityError, match="nobody called rossi asked"):
-        door.deny(Role.SITE, "rossi", "again", NOW + 3)
+        door.deny(Role.SITE, "rossi", "again", NOW + 3, ANNA)
 
 
 def test_of_two_invitations_for_a_name_the_later_counts(door: Applicants, rossi: MemberKeys) -> None:
     """So who lost a token makes it worthless by inviting again."""
     lost, later = invited("rossi"), invited("rossi")
-    door.invite(lost, auto_approve=True, now_ms=NOW)
-    door.invite(later, auto_approve=False, now_ms=NOW + 1)
+    door.invite(lost, auto_approve=True, now_ms=NOW, by=ANNA)
+    door.invite(later, auto_approve=False, now_ms=NOW + 1, by=ANNA)
     with pytest.raises(IdentityError, match="the invitation has expired"):
         door.ask(*asking(lost, rossi), NOW + 2)
     assert door.ask(*asking(later, rossi), NOW + 2).applicant.status is Status.WAITING
@@ -170,11 +171,11 @@ def test_of_two_invitations_for_a_name_the_later_counts(door: Applicants, rossi:
 
 def test_who_was_denied_finds_every_invitation_spent(door: Applicants, rossi: MemberKeys, thief: MemberKeys) -> None:
     first = invited("rossi")
-    door.invite(first, auto_approve=False, now_ms=NOW)
+    door.invite(first, auto_approve=False, now_ms=NOW, by=ANNA)
     door.ask(*asking(first, rossi), NOW + 1)
-    door.deny(Role.SITE, "rossi", "no", NOW + 2)
+    door.deny(Role.SITE, "rossi", "no", NOW + 2, ANNA)
     late = invited("rossi")
-    door.invite(late, auto_approve=True, now_ms=NOW + 3)
+    door.invite(late, auto_approve=True, now_ms=NOW + 3, by=ANNA)
     with pytest.raises(IdentityError, match="the invitation has expired"):
         door.ask(*asking(late, thief), NOW + HOUR)
     assert door.one(Role.SITE, "rossi").status is Status.DENIED
@@ -183,14 +184,14 @@ def test_who_was_denied_finds_every_invitation_spent(door: Applicants, rossi: Me
 def test_a_name_that_is_taken_is_not_invited_again(door: Applicants, rossi: MemberKeys) -> None:
     door.bring(*asking(None, rossi), NOW)
     with pytest.raises(IdentityError, match="the name is taken; got site rossi, waiting"):
-        door.invite(invited("rossi"), auto_approve=False, now_ms=NOW)
+        door.invite(invited("rossi"), auto_approve=False, now_ms=NOW, by=ANNA)
 
 
 def test_a_denied_name_is_free_again_and_a_revoked_one_is_not(
     door: Applicants, rossi: MemberKeys, thief: MemberKeys
 ) -> None:
     door.bring(*asking(None, thief), NOW)
-    assert door.deny(Role.SITE, "rossi", "the words differ", NOW).reason == "the words differ"
+    assert door.deny(Role.SITE, "rossi", "the words differ", NOW, ANNA).reason == "the words differ"
     door.bring(*asking(None, rossi), NOW)
     door.approve(Role.SITE, "rossi", NOW)
     door.revoked(Role.SITE, "rossi", "left", NOW)
@@ -202,16 +203,16 @@ def test_a_denied_name_is_free_again_and_a_revoked_one_is_not(
 
 def test_who_was_denied_and_asks_again_with_the_same_keys_stays_denied(door: Applicants, rossi: MemberKeys) -> None:
     door.bring(*asking(None, rossi), NOW)
-    door.deny(Role.SITE, "rossi", "no", NOW)
+    door.deny(Role.SITE, "rossi", "no", NOW, ANNA)
     assert door.bring(*asking(None, rossi), NOW).status is Status.DENIED
 
 
 def test_who_was_denied_may_come_again_by_another_invitation(door: Applicants, rossi: MemberKeys) -> None:
     first, second = invited("rossi"), invited("rossi")
-    door.invite(first, auto_approve=False, now_ms=NOW)
+    door.invite(first, auto_approve=False, now_ms=NOW, by=ANNA)
     door.ask(*asking(first, rossi), NOW)
-    door.deny(Role.SITE, "rossi", "a mistake", NOW)
-    door.invite(second, auto_approve=False, now_ms=NOW)
+    door.deny(Role.SITE, "rossi", "a mistake", NOW, ANNA)
+    door.invite(second, auto_approve=False, now_ms=NOW, by=ANNA)
     assert door.ask(*asking(first, rossi), NOW).applicant.status is Status.DENIED
     assert door.ask(*asking(second, rossi), NOW).applicant.status is Status.WAITING
 
@@ -219,7 +220,7 @@ def test_who_was_denied_may_come_again_by_another_invitation(door: Applicants, r
 def test_decisions_about_nobody_are_refused(door: Applicants) -> None:
     decisions: list[Callable[[], Applicant]] = [
         lambda: door.approve(Role.SITE, "nobody", NOW),
-        lambda: door.deny(Role.SITE, "nobody", "no", NOW),
+        lambda: door.deny(Role.SITE, "nobody", "no", NOW, ANNA),
         lambda: door.one(Role.SITE, "nobody"),
     ]
     for decide in decisions:
@@ -231,7 +232,7 @@ def test_who_was_approved_is_not_denied_and_who_was_revoked_not_approved(door: A
     door.bring(*asking(None, rossi), NOW)
     door.approve(Role.SITE, "rossi", NOW)
     with pytest.raises(IdentityError, match="does not wait for a decision"):
-        door.deny(Role.SITE, "rossi", "no", NOW)
+        door.deny(Role.SITE, "rossi", "no", NOW, ANNA)
     door.revoked(Role.SITE, "rossi", "left", NOW)
     with pytest.raises(IdentityError, match="does not wait for a decision"):
         door.approve(Role.SITE, "rossi", NOW)
@@ -250,12 +251,12 @@ def test_the_door_is_open_only_while_somebody_is_expected(
         for number, step in enumerate(steps):
             if step == "invite":
                 invitation = Invitation.create(named(f"s{number}"), DOOR, ANCHOR, now + HOUR)
-                door.invite(invitation, auto_approve=False, now_ms=now)
+                door.invite(invitation, auto_approve=False, now_ms=now, by=ANNA)
                 out.append((invitation, now + HOUR))
             elif step == "hours":
                 now += 2 * HOUR
             elif step == "deny" and waiting:
-                door.deny(Role.SITE, waiting.pop(), "no", now)
+                door.deny(Role.SITE, waiting.pop(), "no", now, ANNA)
                 decided_at = now
             elif step == "use" and out and out[0][1] > now:
                 invitation = out.pop(0)[0]

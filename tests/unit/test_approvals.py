@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.agent import SiteAgent
 from client.approvals import MAX_REASON_CHARACTERS, ApprovalError, Approvals
 from client.policy import RuleError
 from common.adapter_schema import AdapterSchema, LoraModule
@@ -27,7 +26,7 @@ from security import files
 from security.header import is_run
 from security.names import Role, SpiffeId
 from security.run_order import RunOrder
-from tests.unit.test_agent import ROSTER, SITE, Desk, Task, now_ms, refusal_of
+from tests.unit.test_agent import Desk, Task, an_agent, now_ms, refusal_of
 
 RUN = "20261123-101112-ab12"
 ORDER = RunOrder(
@@ -326,7 +325,7 @@ def test_a_power_cut_while_deciding_leaves_the_record_as_it_was(
 def test_the_agent_seals_a_refusal_that_names_the_rule_and_does_no_work(tmp_path: Path, approvals: Approvals) -> None:
     nonces, desk = tmp_path / "nonces.json", Desk()
     nonces.write_text(json.dumps({"horizon_ms": now_ms() - 10 * 24 * 3_600_000, "nonces": []}))
-    agent = SiteAgent(SITE, lambda: ROSTER, desk, nonces, approvals=approvals)
+    agent = an_agent(desk, nonces, approvals)
     with ThreadPoolExecutor() as pool:
         answering = pool.submit(refusal_of, agent, Task())
         while not approvals.list():

@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from security.admission import Check
+from security.names import Role, SpiffeId
 from server.standing import COUNTING, REMEMBERED, SUSPENDED_FROM, weight_of, why_suspended
 from server.store import Store, Verdict
+
+ANNA = SpiffeId("studios.example", Role.OPERATOR, "anna")
+
+
+def site_id(name: str) -> SpiffeId:
+    return SpiffeId("studios.example", Role.SITE, name)
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def test_a_last_look_mends_nothing(store: Store) -> None:
 
 def test_who_is_reinstated_begins_anew(store: Store) -> None:
     found(store, [Check.ANOMALY] * 5)
-    store.reinstate("rossi", "they draw on black paper", "anna")
+    store.reinstate(site_id("rossi"), "they draw on black paper", ANNA)
     assert store.suspended() == {}
     found(store, [Check.ANOMALY] * 2, first=6)
     assert store.suspended() == {}
@@ -96,5 +103,5 @@ def test_who_is_reinstated_begins_anew(store: Store) -> None:
 
 def test_one_sites_record_is_no_other_sites(store: Store) -> None:
     found(store, [Check.ANOMALY] * 3)
-    store.reinstate("bianchi", "no reason", "anna")
+    store.reinstate(site_id("bianchi"), "no reason", ANNA)
     assert list(store.suspended()) == ["rossi"]
