@@ -59,7 +59,7 @@ def test_a_run_is_in_the_ledger_from_its_first_task_to_its_last_look(tmp_path: P
     assert told.founded is not None
     assert told.strays == []
     check = verify(journal(made).reader, origin_of(FEDERATION), made.house.identity.signing.public, witnesses(made))
-    assert check.witnesses.keys() == {cosigner_of(made.sites[name].identity.id) for name in HONEST}
+    assert check.witnesses.keys() >= {cosigner_of(made.sites[name].identity.id) for name in HONEST}
     assert check.findings == []
     assert {story.name for story in told.members.values()} == {*HONEST, "mallory", "operator"}
     run = told.runs[RUN]
@@ -206,8 +206,8 @@ def test_an_answer_that_the_site_did_not_give_is_found_out(tmp_path: Path) -> No
         receipts.take(receipts.kept(), made.house.identity.signing.public)
 
 
-def test_who_is_left_out_and_taken_back_is_told(tmp_path: Path) -> None:
-
+def test_who_is_left_out_and_taken_back_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.randbits", lambda _: 7)  # who is dealt together can be foretold
     made = federation(tmp_path, BAD, EXAMINED.model_copy(update={"detector": DetectorSettings()}))
     made.play()
     stories = chronicle(made).runs[RUN].rounds
@@ -215,8 +215,9 @@ def test_who_is_left_out_and_taken_back_is_told(tmp_path: Path) -> None:
     assert back
     assert set(back[0].taken_back) <= set(BAD)
     assert {back[0].standing(site) for site in back[0].taken_back} == {"taken back"}
-    out = stories[back[0].number + 1].updates[BAD[0]]
-    assert (out.verdict, out.check_name, out.weight) == ("rejected", "harm", None)
+    for site in back[0].taken_back:
+        out = stories[back[0].number + 1].updates[site]
+        assert (out.verdict, out.check_name, out.weight) == ("rejected", "harm", None)
 
 
 def test_a_disk_without_room_closes_no_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
