@@ -117,6 +117,7 @@ class _Walk:
         self._witnesses = {(one.name, one.id): one for one in witnesses}
         self._report, self._frontier = _Report(), Frontier()
         self._wrong = -1  # where the last thing that did not fit begins: hashes over it need not be told of
+        self._agreed = 0  # entries that a checkpoint from elsewhere vouches for, too
         self.result = LedgerCheck()
 
     def check(self, seen: list[bytes]) -> None:
@@ -174,18 +175,24 @@ class _Walk:
 
     def _hold(self, marks: Marks) -> None:
         """Hold the checkpoints of this size to the entries so far."""
+        held: list[Mark] = []
         while marks.due <= self._frontier.size and (mark := marks.next()) is not None:
             checkpoint = self._signed(mark)
             if checkpoint is None:
                 continue
             if checkpoint.root == self._frontier.root():
-                self.result.vouched = mark.size
                 self.result.checkpoints += not mark.given
+                held.append(mark)
+            elif mark.given:
+                words = f"the server signed another ledger of {mark.size} entries elsewhere: they may differ from"
+                self._report.add("fork", f"{words} entry {self._agreed} on", self._agreed)
             else:
-                where = " elsewhere" if mark.given else ""
-                words = f"the server signed another ledger of {mark.size} entries{where}: they differ, it may be from"
                 since = self.result.vouched
-                self._report.add("fork" if mark.given else "root", f"{words} entry {since} on", since)
+                words = f"the server signed another ledger of {mark.size} entries: something was changed from"
+                self._report.add("root", f"{words} entry {since} on", since)
+        for mark in held:
+            self.result.vouched = mark.size
+            self._agreed = mark.size if mark.given else self._agreed
 
     def _signed(self, mark: Mark) -> Checkpoint | None:
         """Return what a checkpoint says, if the server signed it; hold what witnesses said of it to it."""
@@ -223,14 +230,15 @@ class _Walk:
         self.result.witnesses[name] = max(self.result.witnesses.get(name, 0), mark.size)
 
     def _behind_the_end(self, marks: Marks, last_node: int, *, whole: bool) -> None:
-        """Tell of what speaks of entries that are not there."""
-        size = self._frontier.size
+        """Tell of what speaks of entries that are not there; it cannot vouch for those that are, either."""
+        size, since = self._frontier.size, self.result.vouched
+        what, there = ("truncated", f"{size} are there") if whole else ("unheld", f"{size} can be read")
         while (mark := marks.next()) is not None:
-            if self._signed(mark) is not None and whole:
-                words = f"the server signed a ledger of {mark.size} entries, and {size} are there"
-                self._report.add("truncated", words, size)
+            if self._signed(mark) is not None:
+                words = f"the server signed a ledger of {mark.size} entries, and {there}: nothing is sure from"
+                self._report.add(what, f"{words} entry {since} on", since)
         if whole and last_node > size - size.bit_count():
-            self._report.add("truncated", f"{size} entries are there, and hashes over more", size)
+            self._report.add(what, f"{there}, and hashes over more: nothing is sure from entry {since} on", since)
 
     def _check_orphans(self) -> None:
         rows: list[Row] = self._ask(lambda: self._reader.rows(_ORPHANS), [])
