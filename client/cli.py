@@ -19,6 +19,7 @@ from rich.console import Console
 from client.cli_budget import add_budget
 from client.cli_data import data_app
 from client.cli_health import add_health
+from client.cli_ledger import add_ledger
 from client.cli_runs import runs_app
 from common.errors import HomeError
 from common.logs import Level, carried_out, set_up_logs
@@ -37,6 +38,7 @@ site_app = typer.Typer(help="Run a site: a studio with private drawings.", no_ar
 site_app.add_typer(runs_app)
 add_health(site_app)
 add_budget(site_app)
+add_ledger(site_app)
 add_passphrase(site_app, "site", lambda home: [SiteHome(home)])
 
 Home = Annotated[Path, typer.Option(help="The site's home folder.")]

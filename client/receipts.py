@@ -115,8 +115,7 @@ class Receipts:
             LedgerError: One does not hold, is of another site, or tells of an answer that this site did not give.
         """
         for receipt in receipts:
-            entry = receipt.verified(self._me.federation, server)
-            self._check_own(entry)
+            entry = self.check(receipt, server)
             name = f"{entry.run}-{entry.round:04d}-{receipt.index}.json"
             if not (self._folder / name).exists():
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,6 +127,16 @@ class Receipts:
                     entry.verdict,
                     receipt.index,
                 )
+
+    def check(self, receipt: Receipt, server: VerifyKey) -> Update:
+        """Return the entry of a receipt that holds and tells of an answer of this site.
+
+        Raises:
+            LedgerError: It does not.
+        """
+        entry = receipt.verified(self._me.federation, server)
+        self._check_own(entry)
+        return entry
 
     def kept(self) -> Sequence[Receipt]:
         """Return all receipts in the order of the ledger.

@@ -70,8 +70,8 @@ def test_a_run_is_in_the_ledger_from_its_first_task_to_its_last_look(tmp_path: P
     assert first.opened.asked == sorted((*HONEST, "mallory"))
     assert first.closed is not None
     assert first.closed.averaged == sorted(HONEST)
-    assert first.closed.adapter == made.digest(1)
-    assert run.rounds[2].opened.adapter == made.digest(1), "what one round ends with the next begins with"
+    assert first.closed.adapter == made.store.rounds(RUN)[0].adapter_digest
+    assert run.rounds[2].opened.adapter == first.closed.adapter, "what one round ends with the next begins with"
     refused, anna = first.updates["mallory"], first.updates["anna"]
     assert (refused.verdict, refused.check_name, refused.weight) == ("refused", "norm", None)
     assert refused.sealed is not None, "what was refused is known by its digest too"
