@@ -29,12 +29,14 @@ from common.errors import HomeError, RunError, VaultError
 from common.paths import ServerHome
 from security import gcm
 from security.authority import Authority, load_certificate
+from security.entries import Restored
 from security.files import PRIVATE, locked, write_new
 from security.key_file import unwrap, wrap
 from security.vault import Vault
 from server.applicants import Applicants
 from server.figures import damage
 from server.house import open_house
+from server.journal import Journal, now
 from server.operating import load_operator
 
 _WHAT = b"bottega/v1/backup"
@@ -128,6 +130,8 @@ def restore(file: Path, passphrase: str, home: ServerHome) -> int:
             version = _checked(staged)
             with Applicants(staged.database) as applicants:
                 applicants.withdraw_all(int(time.time() * 1000))  # one that was used since would be good again
+            with Journal(staged.database) as journal:
+                journal.write(Restored(at=now(), roster=version))  # what the ledger held after the backup is lost
             staged.root.replace(home.root)
         finally:
             shutil.rmtree(staged.root, ignore_errors=True)
