@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.supercore.constant import NodeStatus
 
+from security.identity import Peer
 from security.names import Role
 from security.roster import Roster
 from server.applicants import Status
 from server.control import control
-from server.house import House
 
 Standing = tuple[str, str, str]
 """Role, name and status."""
 
 
-def online_sites(control_address: str, house: House) -> list[str]:
+class Sites(Protocol):
+    """Knows the active sites by the key that their SuperNode signs with, in Flower's own encoding."""
+
+    @property
+    def sites(self) -> Mapping[bytes, Peer]:
+        """The active sites."""
+        ...
+
+
+def online_sites(control_address: str, house: Sites) -> list[str]:
     """Return the names of the active sites that are connected.
 
     Args:

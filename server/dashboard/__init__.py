@@ -1,0 +1,1 @@
+"""The dashboard: a federation's record as pages for a browser. It reads, and changes nothing."""

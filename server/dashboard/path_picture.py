@@ -1,0 +1,125 @@
+"""The picture of an inclusion proof: the way from an entry up to the root of the tree, and the hashes beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from security.merkle import leaf_hash, node_hash
+
+WIDTH = 340
+"""Of the picture; so narrow that it fits a telephone unscaled."""
+
+STEP = 46
+"""From one level to the next."""
+
+_EDGE = 38.0
+_SMALLEST = 20.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step up.
+
+    Attributes:
+        sibling: The hash beside, hex.
+        left: Whether that one stands on the left.
+        result: The hash of both, hex.
+        start: The first entry that the sibling's tree holds.
+        end: The one after its last.
+        x: Where the way is before the step.
+        y: The same, from the top.
+        beside: Where the sibling is, across.
+        up_x: Where the way is after the step.
+        up_y: The same, from the top.
+    """
+
+    sibling: str
+    left: bool
+    result: str
+    start: int
+    end: int
+    x: float = 0.0
+    y: float = 0.0
+    beside: float = 0.0
+    up_x: float = 0.0
+    up_y: float = 0.0
+
+    @property
+    def entries(self) -> int:
+        """How many entries the sibling's tree holds."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The whole way: the hash of the entry, the steps from there, and how high the picture is."""
+
+    leaf: str
+    levels: Sequence[Level]
+    height: int
+
+    @property
+    def root(self) -> str:
+        """Where the way leads."""
+        return self.levels[-1].result if self.levels else self.leaf
+
+
+def picture(entry: bytes, index: int, size: int, proof: Sequence[bytes]) -> Picture:
+    """Return the picture of a proof.
+
+    Args:
+        entry: Its bytes.
+        index: Its place.
+        size: Of the tree.
+        proof: As RFC 6962 has it, from the bottom.
+    """
+    hash_, steps = leaf_hash(entry), []
+    for sibling, (start, end) in zip(proof, _siblings(index, size), strict=False):
+        left = start < index
+        hash_ = node_hash(sibling, hash_) if left else node_hash(hash_, sibling)
+        steps.append(Level(sibling.hex(), left, hash_.hex(), start, end))
+    return Picture(leaf_hash(entry).hex(), _laid_out(steps), len(steps) * STEP + 56)
+
+
+def _siblings(index: int, size: int) -> list[tuple[int, int]]:
+    """Return the entries under each hash of the proof, from the bottom."""
+    found, start, end = [], 0, size
+    while end - start > 1:
+        middle = start + (1 << ((end - start - 1).bit_length() - 1))
+        if index < middle:
+            found.append((middle, end))
+            end = middle
+        else:
+            found.append((start, middle))
+            start = middle
+    return found[::-1]
+
+
+def _laid_out(steps: Sequence[Level]) -> list[Level]:
+    """Give each step its place: the root at the top, each step down as far aside as there is room."""
+    places = [0.0]  # of the way, from the root down
+    aside = WIDTH / 4
+    spread = []
+    for step in reversed(steps):
+        way = aside if step.left else -aside
+        spread.append((places[-1] - way, places[-1] + way))
+        places.append(places[-1] + way)
+        aside = max(_SMALLEST, aside * 0.62)
+    every = [*places, *(x for x, _ in spread)]
+    low, high = min(every), max(every)
+    scale = min(1.0, (WIDTH - 2 * _EDGE) / (high - low)) if high > low else 1.0
+    middle = (low + high) / 2
+
+    def across(x: float) -> float:
+        return round(WIDTH / 2 + (x - middle) * scale, 1)
+
+    bottom = len(steps) * STEP + 22
+    return [
+        Level(
+            step.sibling, step.left, step.result, step.start, step.end,
+            across(places[len(steps) - up]), bottom - up * STEP, across(spread[len(steps) - 1 - up][0]),
+            across(places[len(steps) - up - 1]), bottom - (up + 1) * STEP,
+        )
+        for up, step in enumerate(steps)
+    ]  # fmt: skip
