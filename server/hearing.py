@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from flwr.app import Message
@@ -14,14 +14,15 @@ from common.courier_records import to_envelope
 from common.errors import BottegaError, RunError
 from common.proto import bottega_pb2 as pb
 from security.admission import AdmittedUpdate, Check, Refused, Terms, admit
+from security.names import SpiffeId
 from security.replay import NonceBook
 from server.closing import Answers
 from server.judging import Sitting
 from server.ledger_desk import LedgerDesk
 from server.pulling import Unreadable
-from server.run import Asked, Run
+from server.run import Asked
 from server.spool import Spool
-from server.store import Verdict
+from server.store import Store, Verdict
 from server.verdicts import refusal
 
 log = logging.getLogger("bottega.rounds")
@@ -65,8 +66,10 @@ class Hearing:
     """Hears the answers of one round.
 
     Attributes:
-        run: The run.
+        run: The run's id.
         number: The round.
+        store: Keeps the verdicts.
+        is_member: Whether somebody belongs to the federation at this moment.
         asked: Who was sent a task, by node.
         spool: The round's.
         nonces: Remembers answers, over all rounds.
@@ -76,8 +79,10 @@ class Hearing:
         keeps_refused: Whether what is refused goes to the spool too, for a replay.
     """
 
-    run: Run
+    run: str
     number: int
+    store: Store
+    is_member: Callable[[SpiffeId], bool]
     asked: dict[int, Asked]
     spool: Spool
     nonces: NonceBook
@@ -89,48 +94,74 @@ class Hearing:
     ballots: dict[str, tuple[float, ...]] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
     arrivals: list[Arrival] = field(default_factory=list)
+    revoked: list[str] = field(default_factory=list)
+    _answered: set[str] = field(default_factory=set)
 
     def hear(self, replies: Iterable[Message | Unreadable]) -> None:
         """Take in each reply as it comes; who has not answered at their end is told to be late."""
-        silent = dict(self.asked)
         for reply in replies:
             asked = self.asked.get(reply.node if isinstance(reply, Unreadable) else reply.metadata.src_node_id)
             if asked is None:
                 continue  # from a node that was asked nothing: Flower does not let one reply, and nothing is owed to it
-            if silent.pop(asked.node, None) is None:
-                again = Refused(Check.FIRST_ANSWER, "the site has answered this task before")
-                self._refuse(asked.site, again)  # the store keeps the first verdict: the first answer stands
-                continue
-            self._hear_one(asked, reply)
-        for asked in silent.values():
-            self._refuse(asked.site, Refused(Check.IN_TIME, "no answer came before the round closed"))
+            now_ms = int(time.time() * 1000)
+            try:
+                letter, body = self._brought(asked.terms, reply)
+            except Refused as why:
+                if self._first(asked):
+                    self.arrivals.append(Arrival(asked.site, now_ms, kept=False))
+                    self._refuse(asked.site, why)
+            else:
+                self.take(asked, letter, body, now_ms)
+        self.end()
 
-    def answers(self) -> Answers:
-        """Return what was admitted, of sites that are still members: of who was revoked since, nothing is averaged."""
-        roster = self.run.house.roster
-        for site in [site for site, terms in self.admitted.items() if terms.site.id not in roster]:
-            del self.admitted[site]
-            self.run.store.overrule(self.run.id, self.number, refusal(site, Refused(Check.MEMBER, REVOKED)))
-            log.warning("round %d: %s left out by check %d: %s", self.number, site, Check.MEMBER, REVOKED)
-        return Answers(self.spool, self.admitted, self.ballots)
+    def take(self, asked: Asked, letter: bytes, body: bytes | memoryview, now_ms: int) -> None:
+        """Admit an answer, or refuse it.
 
-    def _hear_one(self, asked: Asked, reply: Message | Unreadable) -> None:
-        site, now_ms = asked.site, int(time.time() * 1000)
-        letter, body = b"", b""
+        Args:
+            asked: Whose it is.
+            letter: As it came.
+            body: As it came.
+            now_ms: When it came, Unix time in milliseconds.
+        """
+        if not self._first(asked):
+            return
+        site = asked.site
         try:
-            letter, body = self._brought(asked.terms, reply)
             update = admit(letter, body, asked.terms, now_ms=now_ms, nonces=self.nonces)
             self._keep(site, letter, body)
         except Refused as why:
-            kept = bool(letter) and self._kept_refused(site, letter, body)
-            self._refuse(site, why, hashlib.sha256(body).hexdigest() if letter else None)
+            kept = self._kept_refused(site, letter, body)
+            self._refuse(site, why, hashlib.sha256(body).hexdigest())
             self.arrivals.append(Arrival(site, now_ms, kept))
             return
         self.arrivals.append(Arrival(site, now_ms, kept=True))
         self._let_in(asked.terms, update)
 
+    def end(self) -> None:
+        """Hear no more: whoever has not answered is late."""
+        for asked in self.asked.values():
+            if asked.site not in self._answered:
+                self._refuse(asked.site, Refused(Check.IN_TIME, "no answer came before the round closed"))
+
+    def _first(self, asked: Asked) -> bool:
+        """Return whether this is a site's first answer. The store keeps the first verdict: the first answer stands."""
+        if asked.site in self._answered:
+            self._refuse(asked.site, Refused(Check.FIRST_ANSWER, "the site has answered this task before"))
+            return False
+        self._answered.add(asked.site)
+        return True
+
+    def answers(self) -> Answers:
+        """Return what was admitted, of sites that are still members: of who was revoked since, nothing is averaged."""
+        for site in [site for site, terms in self.admitted.items() if not self.is_member(terms.site.id)]:
+            del self.admitted[site]
+            self.revoked.append(site)
+            self.store.overrule(self.run, self.number, refusal(site, Refused(Check.MEMBER, REVOKED)))
+            log.warning("round %d: %s left out by check %d: %s", self.number, site, Check.MEMBER, REVOKED)
+        return Answers(self.spool, self.admitted, self.ballots)
+
     def _brought(self, terms: Terms, reply: Message | Unreadable) -> tuple[bytes, bytes]:
-        if terms.site.id not in self.run.house.roster:
+        if not self.is_member(terms.site.id):
             raise Refused(Check.MEMBER, REVOKED)
         if isinstance(reply, Unreadable):
             raise Refused(Check.DELIVERED, "what came cannot be read", got=reply.why, expected="an envelope")
@@ -143,13 +174,13 @@ class Hearing:
         except BottegaError as why:
             raise Refused(Check.DELIVERED, why.what, got=why.got, expected=why.expected) from None
 
-    def _keep(self, site: str, letter: bytes, body: bytes) -> None:
+    def _keep(self, site: str, letter: bytes, body: bytes | memoryview) -> None:
         try:
             self.spool.keep(site, letter, body)
         except RunError as why:
             raise Refused(Check.SPOOLED, why.what, got=why.got, expected=why.expected) from None
 
-    def _kept_refused(self, site: str, letter: bytes, body: bytes) -> bool:
+    def _kept_refused(self, site: str, letter: bytes, body: bytes | memoryview) -> bool:
         if not self.keeps_refused or len(letter) + len(body) > MOST_KEPT:
             return False
         try:
@@ -159,22 +190,22 @@ class Hearing:
         return True
 
     def _let_in(self, terms: Terms, update: AdmittedUpdate) -> None:
-        run, site = self.run, update.site
+        site = update.site
         if self.sitting:
             self.sitting.see(update)
         self.admitted[site], self.ballots[site] = terms, update.ballot
         self.told[site] = Told(update.signed, update.privacy)
         verdict = Verdict(site, True, 0, Check.ADMITTED.slug, "", update.examples, update.norm, update.digest)
-        run.store.record(run.id, self.number, verdict, {**update.metrics, "seconds": update.seconds})
+        self.store.record(self.run, self.number, verdict, {**update.metrics, "seconds": update.seconds})
         if update.privacy is not None:
-            run.store.remember_budget(site, update.privacy.budget)
+            self.store.remember_budget(site, update.privacy.budget)
         if self.ledger and update.cosignature:
             self.ledger.cosigned_by(terms.site.id, self.shown_size, update.cosignature)
         log.info("round %d: %s admitted", self.number, site)
 
     def _refuse(self, site: str, why: Refused, digest: str | None = None) -> None:
         log.warning("round %d: %s refused by check %d (%s): %s", self.number, site, why.check, why.check.slug, why)
-        self.run.store.record(self.run.id, self.number, refusal(site, why, digest), {})
+        self.store.record(self.run, self.number, refusal(site, why, digest), {})
 
 
 def _said(text: str | None) -> str:

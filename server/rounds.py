@@ -308,7 +308,10 @@ class SealedRounds(Strategy):  # type: ignore[misc]
 
     def _fresh_hearing(self, number: int, sitting: Sitting | None) -> Hearing:
         spool = Spool(self._run.house.home.spool(self._run.id, number))
-        return Hearing(self._run, number, {}, spool, self._nonces, sitting, self._ledger)
+        run, house = self._run, self._run.house
+        return Hearing(
+            run.id, number, run.store, lambda who: who in house.roster, {}, spool, self._nonces, sitting, self._ledger
+        )
 
 
 def _latest(run: Run, state: RunState, first: int) -> list[Adapter]:
