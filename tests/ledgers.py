@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from common.adapter_schema import Adapter, AdapterSchema, LoraModule
 from common.export import adapter_weights
+from common.paths import ServerHome
 from common.settings import RunSettings
 from security.audit.mirror import Mirror
 from security.audit.trust import Trust
+from security.authority import create_authority, load_certificate
 from security.checkpoint import Checkpoint, cosign, sign_checkpoint
 from security.entries import (
     Entry,
@@ -58,7 +63,7 @@ class Members:
     operator: Identity
     sites: dict[str, Identity]
     roster: Roster
-    authority: str = hashlib.sha256(b"authority").hexdigest()
+    authority: x509.Certificate
 
     @property
     def signed_roster(self) -> bytes:
@@ -66,7 +71,7 @@ class Members:
 
 
 def some_members(sites: Sequence[str] = (*SITES, "vandal"), federation: str = FEDERATION) -> Members:
-    """Make a federation of the server, the operator anna and some sites, in memory."""
+    """Make a federation of the server, the operator anna and some sites, in memory; a vandal was revoked by now."""
 
     def named(role: Role, name: str) -> Identity:
         return Identity.generate(SpiffeId(federation, role, name))
@@ -76,7 +81,9 @@ def some_members(sites: Sequence[str] = (*SITES, "vandal"), federation: str = FE
     roster = Roster.first(server.peer, int(BEGIN_S * 1000)).with_member(operator.peer, b"", int(BEGIN_S * 1000))
     for house in houses.values():
         roster = roster.with_member(house.peer, _supernode(), int(BEGIN_S * 1000))
-    return Members(server, operator, houses, roster)
+    if "vandal" in houses:
+        roster = roster.with_revocation(houses["vandal"].id, "sent noise for a month", int(BEGIN_S * 1000))
+    return Members(server, operator, houses, roster, create_authority(federation).certificate)
 
 
 @dataclass
@@ -110,7 +117,7 @@ class Story:
         self.entries.append(Joined(at=self.at(), member=self.operator, keys=digest("anna")))
 
     def join(self, *names: str) -> None:
-        for number, name in enumerate(names, 2):
+        for number, name in enumerate(names, 3):
             until = moment(self.now + 3600)
             invited = Invited(at=self.at(), member=self.site(name), until=until, by=self.operator, approved_ahead=False)
             joined = Joined(at=self.at(), member=self.site(name), keys=digest(name))
@@ -218,24 +225,30 @@ LATE = {
     "sealed": None, "signed": None, "examples": None, "norm": None, "p_value": None, "privacy": None,
 }  # fmt: skip
 CLIPPED = {"verdict": "clipped", "check": 15, "check_name": "size", "reason": "norm 2.9 of the median's; cut to 2.5"}
+LEFT_OUT: dict[tuple[int, str], Mapping[str, Any]] = {
+    **{(number, "vandal"): REJECTED for number in (1, 2, 3)}, (2, "rossi"): LATE, (3, "verdi"): CLIPPED,
+}  # fmt: skip
+"""By round and site, what is not as usual in :func:`a_story`."""
 
 
 def a_story(members: Members) -> Story:
     """Tell what the tests of the audit read: a private run with a vandal, a late site and one that is cut down."""
     story = Story(members.server.id.federation)
-    story.found(members.server.signing.public.raw, members.authority)
+    authority = hashlib.sha256(members.authority.public_bytes(Encoding.DER)).hexdigest()
+    story.found(members.server.signing.public.raw, authority)
     story.join(*members.sites)
     sites = sorted(members.sites)
-    out = {(number, "vandal"): REJECTED for number in (1, 2, 3)}
-    out |= {(2, "rossi"): LATE, (3, "verdi"): CLIPPED}
-    story.play(RUN, sites, 3, RunSettings(rounds=3), out)
-    story.revoke("vandal", "sent noise for a month")
+    story.play(RUN, sites, 3, RunSettings(rounds=3), LEFT_OUT if "vandal" in sites else {})
+    if "vandal" in members.sites:
+        story.revoke("vandal", "sent noise for a month")
+    signed = hashlib.sha256(members.signed_roster).hexdigest()
+    story.entries.append(RosterSigned(at=story.at(), version=members.roster.version, digest=signed))
     return story
 
 
 def trust_in(members: Members) -> Trust:
     """Believe the federation's server, as who pinned it does."""
-    return Trust.of(members.server.peer, members.signed_roster, members.authority)
+    return Trust.of(members.server.peer, members.signed_roster, members.authority.public_bytes(Encoding.PEM))
 
 
 def write_ledger(
@@ -284,6 +297,31 @@ def a_ledger(file: Path, members: Members | None = None, story: Story | None = N
     whose = members or some_members()
     write_ledger(file, whose, (story or a_story(whose)).entries)
     return Mirror(file)
+
+
+def a_server_home(root: Path, sites: Sequence[str] = (*SITES, "vandal")) -> tuple[ServerHome, Members, Story]:
+    """Found a real federation with some sites, whose ledger tells of one run; a vandal is revoked after it."""
+    from server.founding import found
+    from server.house import open_house
+    from server.operating import load_operator
+    from server.settings import ServerSettings
+
+    home = ServerHome(root)
+    found(home, ServerSettings(federation=FEDERATION, operator="anna"), ["127.0.0.1"])
+    house = open_house(home)
+    houses = {name: Identity.generate(SpiffeId(FEDERATION, Role.SITE, name)) for name in sites}
+    for one in houses.values():
+        house.publish(lambda roster, one=one: roster.with_member(one.peer, _supernode(), int(time.time() * 1000)))  # type: ignore[misc]
+    authority = load_certificate(home.authority_certificate)
+    members = Members(house.identity, load_operator(home.operator).identity, houses, house.roster, authority)
+    story = Story(now=time.time())
+    story.play(RUN, sorted(sites), 3, RunSettings(rounds=3), LEFT_OUT if "vandal" in sites else {})
+    write_ledger(home.database, members, story.entries)
+    if "vandal" in sites:
+        why = "sent noise for a month"
+        house.publish(lambda roster: roster.with_revocation(houses["vandal"].id, why, int(time.time() * 1000)))
+        members.roster = house.roster
+    return home, members, story
 
 
 def adapter(run: str, number: int) -> bytes:

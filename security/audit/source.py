@@ -83,7 +83,8 @@ class RegistrySource:
             if refusal.code() in {*NO_ANSWER, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
                 raise
             raise LedgerError("the server does not show its ledger", got=refusal.details()) from None
-        return shown.checkpoint, list(shown.consistency)
+        proofs = {growth.size: list(growth.consistency) for growth in shown.growths}
+        return shown.checkpoint, proofs.get(known_size, [])
 
     def checkpoints(self, above: int) -> Sequence[bytes]:
         """Return the next checkpoints."""

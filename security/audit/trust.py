@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from common.errors import LedgerError
+from cryptography import x509
+
+from common.errors import IdentityError, LedgerError
 from security.checkpoint import Checkpoint, cosigner_key, cosigners, open_checkpoint
+from security.fingerprint import Fingerprint, certificate_fingerprint
 from security.ledger_names import cosigner_of, origin_of
 from security.names import Role
 from security.note import NoteKey, read_line, split_note
@@ -29,7 +33,7 @@ class Trust:
         witnesses: The keys that members co-sign with, all that each ever had.
         roster: Who belongs, as the server signed it.
         signed_roster: Those bytes.
-        authority: SHA-256 (hex) of the certificate of the federation's authority; empty where it is not known.
+        certificate: Of the federation's authority, PEM; empty where it is not known.
         pinned: Whether the server's key is known from elsewhere than what is being audited.
     """
 
@@ -38,17 +42,17 @@ class Trust:
     witnesses: tuple[NoteKey, ...]
     roster: Roster
     signed_roster: bytes = field(repr=False)
-    authority: str = ""
+    certificate: bytes = field(default=b"", repr=False)
     pinned: bool = True
 
     @classmethod
-    def of(cls, server: Peer, signed_roster: bytes, authority: str = "", *, pinned: bool = True) -> Trust:
+    def of(cls, server: Peer, signed_roster: bytes, certificate: bytes = b"", *, pinned: bool = True) -> Trust:
         """Believe a server, and the roster that it signed.
 
         Args:
             server: As it was pinned.
             signed_roster: From anywhere.
-            authority: SHA-256 (hex) of the authority's certificate.
+            certificate: Of the authority, PEM.
             pinned: Whether the server is known from elsewhere than what is being audited.
 
         Raises:
@@ -62,7 +66,7 @@ class Trust:
             if member.id.role is not Role.SERVER
             for generation in roster.generations(member.id)
         )
-        return cls(roster.federation, keys, witnesses, roster, signed_roster, authority, pinned)
+        return cls(roster.federation, keys, witnesses, roster, signed_roster, certificate, pinned)
 
     @property
     def origin(self) -> str:
@@ -75,6 +79,20 @@ class Trust:
         return tuple(NoteKey(self.origin, key) for key in self.server)
 
     @property
+    def authority(self) -> Fingerprint | None:
+        """The fingerprint of the authority's certificate, which people compare; None where it is not known.
+
+        Raises:
+            IdentityError: What should be the certificate is none.
+        """
+        try:
+            return (
+                certificate_fingerprint(x509.load_pem_x509_certificate(self.certificate)) if self.certificate else None
+            )
+        except ValueError:
+            raise IdentityError("this is no certificate of an authority", expected="PEM") from None
+
+    @cached_property
     def roster_digest(self) -> str:
         """SHA-256 (hex) of the signed roster, as entries have it."""
         return hashlib.sha256(self.signed_roster).hexdigest()
