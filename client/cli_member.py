@@ -85,6 +85,26 @@ def rotate(home: Home = Path("member")) -> None:
     typer.echo(f"{settings.name} has new keys: {keys.fingerprint.words}")
 
 
+@member_app.command("browser-key")
+def browser_key(
+    file: Annotated[Path, typer.Argument(help="Where to write it, such as auditor.p12; it must not exist.")],
+    home: Home = Path("member"),
+) -> None:
+    """Write your certificate and its key as a file that browsers take, to read a server's dashboard from elsewhere.
+
+    The password that is printed opens it. Certificates run out after some days: make another then, and throw this away.
+    """
+    from client.browser_key import make_browser_key
+    from common.settings import MemberSettings, read_toml
+
+    place = MemberHome(home.absolute())
+    settings = read_toml(MemberSettings, place.settings)
+    made = make_browser_key(place, SpiffeId(settings.federation, Role(settings.role), settings.name), file)
+    typer.echo(f"{file} lets a browser in as {settings.name} until {made.until:%Y-%m-%d %H:%M} UTC")
+    typer.echo(f"password  {made.password}")
+    typer.echo("\nNext: import it into the browser, then open the address that `bottega audit serve` prints", err=True)
+
+
 def _role(text: str) -> Role:
     if text not in ROLES:
         raise SettingsError("--role does not fit", got=text[:20], expected="operator or auditor")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def server_context(key: ec.EllipticCurvePrivateKey, certificate: bytes) -> ssl.SSLContext:
+def server_context(key: ec.EllipticCurvePrivateKey, certificate: bytes, clients: bytes | None = None) -> ssl.SSLContext:
     """Return what an HTTP server needs to speak TLS 1.3.
 
     Python's ``ssl`` takes a private key from a file and from nowhere else. The one that it is given here is encrypted
@@ -23,6 +23,8 @@ def server_context(key: ec.EllipticCurvePrivateKey, certificate: bytes) -> ssl.S
     Args:
         key: The server's.
         certificate: The server's, PEM, for this key.
+        clients: The certificate of the authority that has certified every caller, PEM; nobody else gets through the
+            handshake. None asks callers for no certificate.
 
     Raises:
         ssl.SSLError: The certificate is for another key, or none.
@@ -40,4 +42,8 @@ def server_context(key: ec.EllipticCurvePrivateKey, certificate: bytes) -> ssl.S
         chain = Path(folder) / "chain.pem"
         chain.write_bytes(encrypted + certificate)
         context.load_cert_chain(chain, password=password)
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=clients.decode("ascii"))
+        context.num_tickets = 0  # a handshake that takes up an earlier one looks at no certificate
     return context

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -75,11 +75,13 @@ class FleetDoor(Door):
     Args:
         config: uvicorn's, with TLS.
         newcomers: Where connections are until their caller is known.
+        talk: Makes what speaks HTTP on one connection; called as :class:`Talk` is.
     """
 
-    def __init__(self, config: uvicorn.Config, newcomers: Newcomers) -> None:
+    def __init__(self, config: uvicorn.Config, newcomers: Newcomers, talk: Callable[..., Talk] | None = None) -> None:
         super().__init__(config)
         self._newcomers = newcomers
+        self._talk = talk or Talk
         self._accepting: list[asyncio.Task[None]] = []
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -116,7 +118,7 @@ class FleetDoor(Door):
 
     async def _stay(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Hold one connection until it is closed. Cancelled, it closes it."""
-        talk = _Talk(self.config, self.server_state, self.lifespan.state)
+        talk = self._talk(self.config, self.server_state, self.lifespan.state)
         try:
             transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: talk, connection, ssl=self.config.ssl, ssl_handshake_timeout=HANDSHAKE_S
@@ -131,7 +133,7 @@ class FleetDoor(Door):
             self._newcomers.leave(address)
 
 
-class _Talk(H11Protocol):
+class Talk(H11Protocol):
     """HTTP on one connection, where each step has its time. h11 bounds what it keeps of headers; httptools does not."""
 
     over: asyncio.Event

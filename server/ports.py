@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 
 from common.errors import HomeError, ProcessError
 from common.paths import ServerHome
@@ -44,3 +46,32 @@ def free_port(host: str) -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@contextlib.contextmanager
+def bound(host: str, port: int, other: str = "set another one in server.toml") -> Iterator[socket.socket]:
+    """Take a port before anything else is touched.
+
+    Args:
+        host: Whose.
+        port: Which; 0 lets the system choose.
+        other: How to have another one, for the error.
+
+    Raises:
+        ProcessError: It is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind((host, port))
+            # Without listening, Linux lets a second socket with SO_REUSEADDR bind to the same port.
+            taken.listen()
+        except OSError as cause:
+            raise ProcessError(
+                f"port {port} on {host} cannot be taken",
+                got=cause.strerror,
+                expected="a free port",
+                advice=f"Stop what uses the port, or {other}.",
+            ) from cause
+        yield taken

@@ -16,7 +16,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from common.processes import ChildProcess, Supervisor, flower_environment
 from security.https_tls import server_context
 from server.doors import Door, FleetDoor, Newcomers
 from server.fleet_gate import FleetGate
+from server.ports import bound
 from server.supernodes import flower_key, spent
 
 log = logging.getLogger("bottega.superlink")
@@ -99,8 +100,8 @@ def run_superlink(settings: SuperLinkSettings, hooks: Hooks) -> None:
         IdentityError: A SuperNode's key cannot be read, or was let go before.
     """
     with (
-        _bound(settings.fleet_host, settings.fleet_port) as outside,
-        _bound("127.0.0.1", settings.control_port) as inside,
+        bound(settings.fleet_host, settings.fleet_port) as outside,
+        bound("127.0.0.1", settings.control_port) as inside,
     ):
         os.environ.update(flower_environment(settings.home), FLWR_DATABASE=str(settings.home / "superlink.db"))
         app = create_app()
@@ -192,27 +193,3 @@ def _raise_if_closed(doors: list[asyncio.Task[None]]) -> None:
     for door in doors:
         if door.done():
             raise ProcessError("a door of the SuperLink closed", got=repr(door.exception())) from door.exception()
-
-
-@contextlib.contextmanager
-def _bound(host: str, port: int) -> Iterator[socket.socket]:
-    """Take a port before anything else is touched.
-
-    Raises:
-        ProcessError: It is taken, or the address is not this machine's.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind((host, port))
-            # Without listening, Linux lets a second socket with SO_REUSEADDR bind to the same port.
-            taken.listen()
-        except OSError as cause:
-            raise ProcessError(
-                f"port {port} on {host} cannot be taken",
-                got=cause.strerror,
-                expected="a free port",
-                advice="Stop what uses the port, or set another one in server.toml.",
-            ) from cause
-        yield taken

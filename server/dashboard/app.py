@@ -153,7 +153,8 @@ def _add_errors(app: FastAPI, desk: Desk) -> None:
             request, "plain.html", 503, heading=t("error.broken"), lead=t("error.broken.words"), words=words
         )
 
-    for kind in (UnknownError, RequestValidationError, HTTPException):
+    missing: tuple[type[Exception], ...] = (UnknownError, RequestValidationError, HTTPException)
+    for kind in missing:
         app.add_exception_handler(kind, unknown)
-    for kind in (BottegaError, Exception):
-        app.add_exception_handler(kind, broken)
+    for other in (BottegaError, Exception):
+        app.add_exception_handler(other, broken)

@@ -10,14 +10,12 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from common.errors import BottegaError, IdentityError
-from security.audit.trust import Trust
+from common.errors import BottegaError
 from security.authority import load_certificate
-from security.files import read_public
+from server.dashboard.trusted import Trusted
 from server.health import open_ports
 from server.house import active_sites
 from server.presence import online_sites
-from server.published import RosterFile
 from server.supernodes import flower_key
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
     from common.paths import ServerHome
     from security.identity import Peer
-    from security.roster import Roster
 
 _ASKED_AGAIN_S = 5.0
 _PICTURE = re.compile(r"round-(\d{1,10})\.png")
@@ -35,6 +32,9 @@ _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 class Beside:
     """The home of a federation's server. Safe to use from several threads.
+
+    Attributes:
+        trust: Returns whose signatures count at this moment.
 
     Args:
         home: Where.
@@ -45,35 +45,16 @@ class Beside:
     """
 
     def __init__(self, home: ServerHome, server: Peer) -> None:
-        self._home, self._server = home, server
-        self._file = RosterFile(home.roster, server)
+        self._home = home
+        self.trust = Trusted(home.roster, server, home.authority_certificate)
         self._lock = threading.Lock()
         self._online: tuple[float, frozenset[str] | None] = (-_ASKED_AGAIN_S, None)
-        self._trust: Trust | None = None
         self.trust()
-
-    @property
-    def roster(self) -> Roster:
-        """Who belongs to the federation at this moment."""
-        return self._file.latest().roster
 
     @property
     def sites(self) -> Mapping[bytes, Peer]:
         """The active sites by the key that their SuperNode signs with."""
-        return {flower_key(site.keys.supernode): site.peer for site in active_sites(self.roster)}
-
-    def trust(self) -> Trust:
-        """Return whose signatures count at this moment.
-
-        Raises:
-            IdentityError: The roster cannot be believed.
-        """
-        signed = self._file.latest().signed
-        with self._lock:
-            if self._trust is None or self._trust.signed_roster != signed:
-                certificate = read_public(self._home.authority_certificate, error=IdentityError)
-                self._trust = Trust.of(self._server, signed, certificate)
-            return self._trust
+        return {flower_key(site.keys.supernode): site.peer for site in active_sites(self.trust.roster)}
 
     def online(self) -> frozenset[str] | None:
         """Return the sites that are connected, as of some seconds ago; None where the server is not up."""

@@ -1,7 +1,8 @@
 """Follows a ledger as it grows: reads each entry once into the table of places, and has the whole verified again.
 
-Two threads, so that a verification of a million entries holds up no news. What they find is one :class:`Standing`,
-which every page shows: a ledger that does not hold is shown as such everywhere, and from which entry on.
+Several threads, so that a verification of a million entries holds up no news, nor a server that does not answer. What
+they find is one :class:`Standing`, which every page shows: a ledger that does not hold is shown as such everywhere, and
+from which entry on.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from common.errors import BottegaError
+from common.errors import BottegaError, LedgerError
 from security.audit.finding import Finding, faults
 from security.audit.record import Record
 from security.audit.verification import verify_record
@@ -33,6 +34,7 @@ BATCH = 500
 """Entries that are read at once; pages are served in between."""
 
 _LOOK_S = 0.25
+_ASK_S = 5.0
 _REST = 20.0  # a verification is followed by a pause of so many times its length, so that it takes 5 % of one core
 _LEAST_REST_S = 0.5
 _ANYWAY_S = 600.0  # SQLite tells of no change that was made behind its back
@@ -103,7 +105,7 @@ class Follower:
         self._stop, self._look, self._verify = threading.Event(), threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=self._carry, args=(work,), name=f"dashboard-{work.__name__}", daemon=True)
-            for work in (self._follow, self._check)
+            for work in (self._follow, self._check, self._refresh)
         ]
 
     @property
@@ -182,6 +184,17 @@ class Follower:
                 read = index + 1
             self._places.take(taken)
             self._change(read=read, size=max(read, self._standing.size))
+
+    # -- the thread that brings a copy up to date ----------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        while self._file.refresh is not None and not self._stop.wait(_ASK_S):
+            try:
+                self._file.refresh()
+            except LedgerError as why:  # what the server shows now is not what it showed before
+                self._notice(Finding("copy", f"the server's ledger and this copy part: {why.what}"))
+            except BottegaError as why:
+                log.warning("the copy is not brought up to date: %s", why.what)
 
     # -- the thread that verifies --------------------------------------------------------------------------------------
 

@@ -29,12 +29,14 @@ class LedgerFile:
         trust: Returns whose signatures count at this moment.
         kind: A server's own ledger, an auditor's copy of one, or what came in a bundle.
         beside: What else the server's home tells; None where there is none.
+        refresh: Brings a copy up to date, now and then; None where there is nothing to ask.
     """
 
     file: Path
     trust: Callable[[], Trust]
     kind: Literal["server", "mirror", "bundle"]
     beside: Beside | None = None
+    refresh: Callable[[], object] | None = None
 
     def open(self) -> sqlite3.Connection:
         """Open the file for reading alone.

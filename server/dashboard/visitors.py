@@ -73,12 +73,15 @@ class LinkDoor:
 
     Args:
         port: Of the pages; cookies do not tell ports apart, so the cookie's name does.
+        used: Is called when a link was used.
         clock: Seconds that only grow.
     """
 
-    def __init__(self, port: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, port: int, used: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.cookie = f"bottega-{port}"
-        self._clock = clock
+        self._used, self._clock = used, clock
         self._links: dict[bytes, float] = {}
         self._sessions: set[bytes] = set()
         self._lock = threading.Lock()
@@ -102,6 +105,7 @@ class LinkDoor:
                 raise NotAdmittedError("this link is not good (any more)", expected="a fresh one: each is good once")
             session = secrets.token_urlsafe(_SECRET_BYTES)
             self._sessions.add(_digest(session))
+        self._used()
         return session
 
     def admit(self, request: HTTPConnection) -> Visitor:

@@ -12,7 +12,8 @@ from flwr.superlink.main import create_app
 
 from common.errors import IdentityError, ProcessError
 from security.keys import create_supernode_key
-from server.superlink import _bound, _register
+from server.ports import bound
+from server.superlink import _register
 from server.supernodes import flower_key, register_supernode, unregister_supernode
 
 
@@ -79,9 +80,9 @@ def test_what_is_no_supernode_key_is_refused_before_anyone_is_asked(content: byt
 
 
 def test_a_port_is_taken_from_the_first_moment() -> None:
-    with _bound("127.0.0.1", 0) as first:
+    with bound("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with pytest.raises(ProcessError, match=f"port {port} on 127.0.0.1 cannot be taken"), _bound("127.0.0.1", port):
+        with pytest.raises(ProcessError, match=f"port {port} on 127.0.0.1 cannot be taken"), bound("127.0.0.1", port):
             pass
-    with _bound("127.0.0.1", port):
+    with bound("127.0.0.1", port):
         pass
