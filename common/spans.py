@@ -77,7 +77,7 @@ class Spans:
             _ROUND.reset(where)
 
     @contextmanager
-    def phase(self, name: str, told: Mapping[str, str | int], moment: Moment) -> Iterator[None]:
+    def phase(self, name: str, told: Mapping[str, int], moment: Moment) -> Iterator[None]:
         """Make a span of what comes inside.
 
         Args:

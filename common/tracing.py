@@ -58,7 +58,6 @@ _OURS = "http/protobuf"
 class Told(TypedDict, total=False):
     """What may be told of a phase. Nothing of it may come from a drawing."""
 
-    work: Literal["train", "look"]
     sites: int
     bytes: int
 
@@ -113,7 +112,7 @@ def phase(name: Phase, **told: Unpack[Told]) -> Iterator[Moment]:
         told: What else a span may say.
     """
     moment, began, spans = Moment(), time.monotonic(), _TRACES.spans()
-    said = cast("Mapping[str, str | int]", told)
+    said = cast("Mapping[str, int]", told)
     with spans.phase(name, said, moment) if spans else contextlib.nullcontext():
         try:
             yield moment

@@ -57,8 +57,8 @@ def a_round_at_the_server(number: int = 3) -> dict[str, float]:
 
 
 def a_round_at_a_site(number: int = 3) -> None:
-    with join_round("r1", number), phase("task", work="train"), phase("train"):
-        pass
+    with join_round("r1", number), phase("task") as task, phase("train"):
+        task.outcome = "trained"
 
 
 def test_a_phase_is_counted_with_its_seconds() -> None:
@@ -167,7 +167,7 @@ def test_server_and_site_meet_in_one_trace_under_the_servers_span(collector: Col
     assert task.resource["bottega.site"] == "rossi"
     assert all(kept.said["bottega.run"] == "r1" for kept in spans)
     assert all(kept.said["bottega.round"] == 3 for kept in spans)
-    assert (task.said["bottega.work"], named(spans, "open")[0].said["bottega.sites"]) == ("train", 2)
+    assert (task.said["bottega.outcome"], named(spans, "open")[0].said["bottega.sites"]) == ("trained", 2)
 
 
 def test_other_rounds_and_runs_are_other_traces(collector: Collector) -> None:
