@@ -279,7 +279,7 @@ def _told() -> Iterator[None]:
         yield
     except sqlite3.OperationalError:
         raise
-    except (sqlite3.Error, OverflowError, MemoryError) as cause:
+    except (sqlite3.Error, UnicodeError, OverflowError, MemoryError) as cause:  # Unicode: in a message of SQLite's own
         raise LedgerError("the ledger's file is damaged", got=str(cause) or type(cause).__name__) from cause
 
 

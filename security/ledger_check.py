@@ -94,9 +94,6 @@ class _Report:
         if what not in self._first or self._place(one) < self._place(self._first[what]):
             self._first[what] = one
 
-    def names_entry(self) -> bool:
-        return any(one.entry is not None for one in self._first.values())
-
     def findings(self) -> list[Finding]:
         told = []
         for what, one in self._first.items():
@@ -256,16 +253,19 @@ class _Walk:
                 self._report.add("schema", words, None)
 
     def _check_file(self) -> None:
-        """Tell of damage to the file itself, which may answer one question rightly and another wrongly."""
+        """Tell of damage to the file itself: it may have answered rightly here, and answer wrongly elsewhere."""
         for table in TABLES:
-            rows = self._integrity(table)
-            if rows != [("ok",)]:
-                at_entries = table in {"ledger_entries", "ledger_nodes"} and not self._report.names_entry()
-                words = f"the file is damaged where {table} is: {str(rows[0][0])[:200] if rows else 'no answer'}"
-                self._report.add("damaged", words, 0 if at_entries else None)
+            said = self._integrity(table)
+            if said != "ok":
+                of_entries = table in {"ledger_entries", "ledger_nodes"}
+                self._report.add("damaged", f"the file is damaged where {table} is: {said}", 0 if of_entries else None)
 
-    def _integrity(self, table: str) -> list[Row]:
-        return self._ask(lambda: self._reader.rows(f"PRAGMA integrity_check({table})"), [("ok",)])
+    def _integrity(self, table: str) -> str:
+        try:
+            rows = self._reader.rows(f"PRAGMA integrity_check({table})")
+        except BottegaError as why:
+            return why_of(why)
+        return " ".join(str(rows[0][0]).split())[:200] if rows else "no answer"
 
     def _close(self) -> None:
         result, size = self.result, self._frontier.size

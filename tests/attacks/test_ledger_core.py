@@ -372,7 +372,7 @@ def hold_promise(file: Path, whole: Whole, content: bytes) -> None:
 flips = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=8)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=250)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
 @given(flips=flips)
 def test_whatever_bytes_are_changed_it_is_found_or_nothing_is_lost(
     tmp_path: Path, whole: Whole, flips: list[tuple[float, int]]
@@ -383,7 +383,7 @@ def test_whatever_bytes_are_changed_it_is_found_or_nothing_is_lost(
     hold_promise(tmp_path / "flipped.db", whole, bytes(content))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400)
 @given(page=st.floats(0, 1, exclude_max=True), at=st.integers(0, 120), mask=st.integers(1, 255))
 @example(page=0.0, at=18, mask=3)
 @example(page=0.0, at=16, mask=16)
@@ -396,7 +396,7 @@ def test_whatever_is_changed_at_the_head_of_a_page_it_is_found_or_nothing_is_los
     hold_promise(tmp_path / "flipped.db", whole, bytes(content))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(one=st.floats(0, 1, exclude_max=True), other=st.floats(0, 1, exclude_max=True))
 def test_whatever_pages_change_places_it_is_found_or_nothing_is_lost(
     tmp_path: Path, whole: Whole, one: float, other: float
@@ -412,3 +412,12 @@ def test_wherever_the_file_is_cut_it_is_found_or_nothing_is_lost(tmp_path: Path,
     for length in range(0, len(whole.bytes), 8192):
         for more in (0, 1, 512, 4096):
             hold_promise(tmp_path / "cut.db", whole, whole.bytes[: length + more])
+
+
+def test_names_of_tables_that_are_no_text_any_more_are_found(tmp_path: Path, whole: Whole) -> None:
+    for name in (b"ledger_entries", b"ledger_nodes", b"ledger_checkpoints", b"entry", b"note BLOB"):
+        for changed in (b"\xff" + name[1:], name[:-1] + b"\xc3", b"\x00" + name[1:]):
+            content = whole.bytes.replace(name, changed)
+            assert content != whole.bytes
+            hold_promise(tmp_path / "named.db", whole, content)
+            assert found(tmp_path / "named.db")
