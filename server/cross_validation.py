@@ -22,7 +22,7 @@ rounds every estimate becomes exact, and honest sites are not all worth the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -104,6 +104,17 @@ class Evidence:
 
     def __init__(self) -> None:
         self._rounds: list[list[tuple[frozenset[str], float, float]]] = []
+
+    def to_heard(self) -> list[list[tuple[frozenset[str], float, float]]]:
+        """Return, round by round, each group that was heard of, how far it brought the others and how sure that is."""
+        return [list(found) for found in self._rounds]
+
+    @classmethod
+    def of_heard(cls, rounds: Iterable[Iterable[tuple[frozenset[str], float, float]]]) -> Evidence:
+        """Return the evidence that :meth:`to_heard` told of."""
+        evidence = cls()
+        evidence._rounds = [list(found) for found in rounds]
+        return evidence
 
     def hear(self, groups: Groups, ballots: Mapping[str, Sequence[float]]) -> None:
         """Take in the ballots on a round.

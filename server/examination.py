@@ -65,6 +65,21 @@ class Examination:
         self._closed: Closed | None = None
         self._groups: tuple[tuple[str, ...], ...] = ()
 
+    @classmethod
+    def recalled(
+        cls, settings: CrossValidationSettings, evidence: Evidence, closed: Closed | None,
+        groups: tuple[tuple[str, ...], ...],
+    ) -> Examination:  # fmt: skip
+        """Return an examination as it stood before the ballots of a round were heard."""
+        examination = cls(settings)
+        examination._evidence, examination._closed, examination._groups = evidence, closed, groups
+        return examination
+
+    @property
+    def evidence(self) -> Evidence:
+        """What ballots have told so far."""
+        return self._evidence
+
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Whose updates were averaged together in the candidates of the last round; empty when nothing is asked."""

@@ -124,6 +124,16 @@ class JudgingFiles:
         """Return the judging of the run as it stands."""
         return Judging(settings, self._read("rehearsal"), self._read("detector"))
 
+    @property
+    def memory(self) -> bytes | None:
+        """What was learned so far; None when there is nothing."""
+        return self._read("detector")
+
+    @property
+    def rehearsal(self) -> bytes | None:
+        """The rehearsal that the run was started with; None when there is none."""
+        return self._read("rehearsal")
+
     def keep_rehearsal(self, rehearsal: bytes) -> None:
         """Keep the rehearsal that a run was started with.
 

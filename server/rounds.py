@@ -40,12 +40,15 @@ from server.hearing import Hearing
 from server.judging import REMEMBERED, Sitting, import_ahead
 from server.ledger_desk import LedgerDesk
 from server.pulling import POLL_S, Pulls, Unreadable
+from server.replay_files import purge
 from server.round_entries import closing_entries, measured_entries, opened_entry
+from server.round_notes import RoundNotes
 from server.run import Asked, Run
 from server.spool import Spool
 from server.start import fresh_state
 from server.state import RunState
-from server.verdicts import record_harm, record_judgement
+from server.transcript import Past
+from server.verdicts import record_closing
 
 if TYPE_CHECKING:
     from security.judgement import Judgement
@@ -71,7 +74,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._digest = hashlib.sha256(adapter_weights(state.adapter)).hexdigest()
         self._ledger = LedgerDesk(run.house)
         self._nonces = NonceBook(ANSWER_LIFE_MS)
-        self._adapters = deque(_latest(run, state, first), REMEMBERED + 1)
+        self._past = deque(_latest(run, state, first), REMEMBERED + 1)
+        self._note = RoundNotes()
         self._judging = run.judging_files.judging(run.settings.detector) if run.settings.detector else None
         cross = run.settings.cross_validation
         self._examination = Examination(cross) if cross else None
@@ -142,11 +146,14 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         judge = self._judge if hearing.sitting else None
         closing = self._closer.close(server_round, self._state, answers, judge, hearing.spool.folder)
         self._state = closing.end
-        self._tell(server_round, closing)
+        record_closing(run.store, run.id, server_round, closing)
+        if not closing.why:
+            self._account(server_round, closing.averaged)
         digest = run.states.save(server_round, self._state)
         if closing.taken_back:
-            self._adapters[-1] = closing.start.adapter
-        self._adapters.append(self._state.adapter)
+            self._past[-1] = (Past(round=server_round, corrected=True), closing.start.adapter)
+        self._past.append((Past(round=server_round), self._state.adapter))
+        self._keep(server_round, closing)
         if self._judging and closing.judgement and not closing.why:
             run.judging_files.keep(self._judging.learn(server_round, closing.judgement.without(closing.harm.sites)))
         told = closing_entries(run.store, run.id, server_round, run.settings, hearing.told, closing, digest)
@@ -165,20 +172,14 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             raise RuntimeError("a run without a detector is not judged")
         return self._judging.judge(self._hearing.sitting, sites)
 
-    def _tell(self, number: int, closing: Closing) -> None:
-        """Record what closing a round changed of its verdicts, and of those of the round before."""
-        run, harm = self._run, closing.harm
-        if closing.judgement:
-            record_judgement(run.store, run.id, number, closing.judgement)
-        record_harm(run.store, run.id, number, harm.sites.intersection(closing.shares), harm.words())
-        if closing.taken_back:
-            record_harm(
-                run.store, run.id, number - 1, closing.taken_back, f"taken back a round later: {harm.words()}"
-            )  # fmt: skip
-        if closing.why:
-            log.warning("round %d: %s: the adapter stays", number, closing.why)
-        else:
-            self._account(number, closing.averaged)
+    def _keep(self, number: int, closing: Closing | None) -> None:
+        """Keep what a replay of a round takes, as long as the operator wants rounds to be replayable."""
+        files, hearing = self._run.replay_files, self._hearing
+        if not files.keeps:
+            return
+        transcript = self._note.transcript(self._run.id, number, hearing, closing)
+        corrected = closing.start if closing and closing.taken_back else None
+        files.keep(transcript, hearing.spool, self._run.judging_files.memory if self._judging else None, corrected)
 
     def _examine(self, closing: Closing) -> None:
         """End the examination of the round before, and begin that of the round that was closed, if it is examined."""
@@ -202,6 +203,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         told = measured_entries(run.store, run.id, server_round, hearing.told, private=bool(run.settings.privacy))
         run.store.close_round(run.id, server_round, "measured", None, told)
         self._ledger.sign()
+        self._keep(server_round, None)
         hearing.spool.clear()
         return None
 
@@ -223,8 +225,11 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         opened = opened_entry(run.id, number, kind, names, self._digest)
         run.store.open_round(run.id, number, kind, len(sites), [opened])
         self._opened = time.time()
+        purge(run.house.home, run.house.settings.replay_days)
         judged = self._judging and work == pb.WORK_TRAIN
-        sitting = Sitting.open(number, self._adapters, settings.lora.trained) if judged else None
+        self._note = RoundNotes.begin(self._opened, settings.deadline_s, self._past, self._examination)
+        adapters = [adapter for _, adapter in self._past]
+        sitting = Sitting.open(number, adapters, settings.lora.trained, self._note.seed) if judged else None
         self._hearing = self._fresh_hearing(number, sitting)
         self._hearing.spool.clear()  # what a crash left of an earlier try at this round
         body, sizes = self._sealed_adapter()
@@ -262,7 +267,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             encoding=settings.encoding,
             norm_bound=settings.aggregation.norm_bound,
             privacy=settings.privacy if work == pb.WORK_TRAIN else False,
-            closes_at_ms=int((self._opened + settings.deadline_s) * 1000),
+            closes_at_ms=self._note.closes_at_ms,
             ballot=len(self._candidates),
         )
 
@@ -310,16 +315,18 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         spool = Spool(self._run.house.home.spool(self._run.id, number))
         run, house = self._run, self._run.house
         return Hearing(
-            run.id, number, run.store, lambda who: who in house.roster, {}, spool, self._nonces, sitting, self._ledger
-        )
+            run.id, number, run.store, lambda who: who in house.roster, {}, spool, self._nonces, sitting, self._ledger,
+            keeps_refused=run.replay_files.keeps,
+        )  # fmt: skip
 
 
-def _latest(run: Run, state: RunState, first: int) -> list[Adapter]:
+def _latest(run: Run, state: RunState, first: int) -> list[tuple[Past, Adapter]]:
     """Return what the last rounds before one ended with, the latest last."""
     earliest = max(0, first - 1 - REMEMBERED)
-    fresh = [fresh_state(run.schema, run.settings).adapter] if not earliest and first > 1 else []
-    closed = [run.states.load(number, run.schema).adapter for number in range(max(1, earliest), first - 1)]
-    return [*fresh, *closed, state.adapter]
+    fresh = [(Past(round=0), fresh_state(run.schema, run.settings).adapter)] if not earliest and first > 1 else []
+    numbers = range(max(1, earliest), first - 1)
+    closed = [(Past(round=number), run.states.load(number, run.schema).adapter) for number in numbers]
+    return [*fresh, *closed, (Past(round=first - 1), state.adapter)]
 
 
 def _protection(order: RunOrder) -> SiteMechanism | None:

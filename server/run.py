@@ -11,6 +11,7 @@ from security.identity import Peer
 from security.run_order import RunOrder
 from server.house import House
 from server.judging import JudgingFiles
+from server.replay_files import ReplayFiles
 from server.state import RunStates
 from server.store import Store
 
@@ -53,6 +54,11 @@ class Run:
     def judging_files(self) -> JudgingFiles:
         """What its detector knows."""
         return JudgingFiles(self.house.home.run(self.id), self.id, self.house.keys.vault)
+
+    @property
+    def replay_files(self) -> ReplayFiles:
+        """What is kept of its rounds so that they can be replayed."""
+        return ReplayFiles(self.house.home, self.id, self.house.keys.vault, self.house.settings.replay_days)
 
     @property
     def sites(self) -> dict[bytes, Peer]:

@@ -30,6 +30,8 @@ class ServerSettings(Settings):
     """Newcomers ask here: gRPC, TLS 1.3. Open only while somebody is expected."""
     certificate_hours: Annotated[int, Field(ge=1, le=8760)] = 72
     """How long a member's certificate holds; it is renewed at two thirds of that."""
+    replay_days: Annotated[float, Field(ge=0.0, le=3650.0)] = 7.0
+    """For how long the sealed answers of a closed round are kept, so that an auditor can have it replayed; 0: not."""
     control_port: Port = 8450
     """Loopback only, plain: the server's own processes."""
     metrics_host: str = "127.0.0.1"

@@ -35,6 +35,26 @@ class RunState:
     adapter: Adapter
     optimiser: bytes = b""
 
+    def to_bytes(self) -> bytes:
+        """Return it as safetensors."""
+        adapter = self.adapter
+        content: bytes = save({"A": adapter.a, "B": adapter.b, "optimiser": np.frombuffer(self.optimiser, np.uint8)})
+        return content
+
+    @classmethod
+    def from_bytes(cls, data: bytes, schema: AdapterSchema) -> RunState:
+        """Return the state that :meth:`to_bytes` wrote.
+
+        Raises:
+            AdapterError: It is none of such an adapter.
+        """
+        try:
+            tensors = load(data)
+            adapter = Adapter(schema, tensors["A"].copy(), tensors["B"].copy())
+            return cls(adapter, tensors["optimiser"].tobytes())
+        except (SafetensorError, KeyError) as cause:
+            raise AdapterError("a round's state is not of this run's adapter", got=type(cause).__name__) from None
+
 
 @dataclass(frozen=True)
 class RunStates:
@@ -57,14 +77,9 @@ class RunStates:
             RunError: It cannot be written, for example because the disk is full; what was there before is untouched.
         """
         file = self._file(number)
-        content = {
-            "A": state.adapter.a,
-            "B": state.adapter.b,
-            "optimiser": np.frombuffer(state.optimiser, np.uint8),
-        }
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.vault.write(file, save(content), self._what(number))
+            self.vault.write(file, state.to_bytes(), self._what(number))
         except (OSError, VaultError) as cause:
             got = cause.got if isinstance(cause, VaultError) else cause.strerror
             raise RunError("the round's adapter cannot be written", got=got, advice="Make room on the disk.") from cause
@@ -81,13 +96,7 @@ class RunStates:
             VaultError: The file is missing, was changed, or is another round's or run's.
             AdapterError: What it holds is no state of such an adapter.
         """
-        content = bytes(self.vault.read(self._file(number), self._what(number)))
-        try:
-            tensors = load(content)
-            adapter = Adapter(schema, tensors["A"].copy(), tensors["B"].copy())
-            return RunState(adapter, tensors["optimiser"].tobytes())
-        except (SafetensorError, KeyError) as cause:
-            raise AdapterError("a round's state is not of this run's adapter", got=type(cause).__name__) from None
+        return RunState.from_bytes(bytes(self.vault.read(self._file(number), self._what(number))), schema)
 
     def _file(self, number: int) -> Path:
         return self.home.round(self.run, number) / STATE_FILE

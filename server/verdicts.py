@@ -13,6 +13,7 @@ from server.store import Store, Verdict
 
 if TYPE_CHECKING:
     from security.judgement import Judgement
+    from server.closing import Closing
 
 log = logging.getLogger("bottega.rounds")
 
@@ -23,6 +24,25 @@ def refusal(site: str, why: Refused, digest: str | None = None) -> Verdict:
         [why.what, *(f"{k} {v}" for k, v in (("got", why.got), ("expected", why.expected)) if v is not None)]
     )
     return Verdict(site, False, int(why.check), why.check.slug, words, digest=digest)
+
+
+def record_closing(store: Store, run: str, number: int, closing: Closing) -> None:
+    """Record and log what closing a round changed of its verdicts, and of those of the round before.
+
+    Args:
+        store: Has a verdict on each site that answered.
+        run: The run.
+        number: The round.
+        closing: What it came to.
+    """
+    harm = closing.harm
+    if closing.judgement:
+        record_judgement(store, run, number, closing.judgement)
+    record_harm(store, run, number, harm.sites.intersection(closing.shares), harm.words())
+    if closing.taken_back:
+        record_harm(store, run, number - 1, closing.taken_back, f"taken back a round later: {harm.words()}")
+    if closing.why:
+        log.warning("round %d: %s: the adapter stays", number, closing.why)
 
 
 def record_harm(store: Store, run: str, number: int, sites: Collection[str], words: str) -> None:
