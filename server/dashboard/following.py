@@ -74,8 +74,8 @@ class Standing:
     @property
     def faults(self) -> list[Finding]:
         """Everything that a sound ledger has not got, by the entries that it is about."""
-        found = {(one.what, one.entry): one for one in (*self.noticed, *self.told)}
-        return faults(found.values())
+        found = faults({(one.what, one.entry): one for one in (*self.noticed, *self.told)}.values())
+        return [*(one for one in found if one.entry is not None), *(one for one in found if one.entry is None)]
 
     @property
     def bad_from(self) -> int | None:
@@ -137,8 +137,8 @@ class Follower:
         self._verify.set()
 
     def doubt(self, index: int) -> None:
-        """Take note that an entry is another one than it was."""
-        self._notice(Finding("entry", f"entry {index} is not what it was when it was read before", index))
+        """Take note that an entry is another one than was written."""
+        self._notice(_changed(index))
         self._verify.set()
 
     def _carry(self, work: object) -> None:
@@ -178,8 +178,7 @@ class Follower:
                     self._notice(Finding("missing", f"entry {read} is missing", read))
                 leaf = leaf_hash(bytes(entry))
                 if leaf != kept:
-                    words = f"entry {index} is not what was written: its hash is another"
-                    self._notice(Finding("entry", words, index))
+                    self._notice(_changed(index))
                 taken.append(row(index, leaf, entry))
                 read = index + 1
             self._places.take(taken)
@@ -245,3 +244,7 @@ class Follower:
     def _change(self, **what: object) -> None:
         with self._lock:
             self._standing = replace(self._standing, version=self._standing.version + 1, **what)  # type: ignore[arg-type]
+
+
+def _changed(index: int) -> Finding:
+    return Finding("entry", f"entry {index} is not what was written: its hash is another", index)

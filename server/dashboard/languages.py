@@ -70,6 +70,8 @@ class Language:
 
     def length(self, seconds: float) -> str:
         """Return how long something took."""
+        if seconds < 1:
+            return self("length.ms", ms=self.number(1000 * seconds))
         if seconds < 120:
             return self("length.seconds", s=self.number(seconds, 1 if seconds < 10 else 0))
         if seconds < 7200:

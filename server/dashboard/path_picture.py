@@ -13,7 +13,8 @@ WIDTH = 340
 STEP = 46
 """From one level to the next."""
 
-_EDGE = 38.0
+_LETTER = 6.4  # across, of a label
+_GAP = 18.0
 _SMALLEST = 20.0
 
 
@@ -49,6 +50,11 @@ class Level:
     def entries(self) -> int:
         """How many entries the sibling's tree holds."""
         return self.end - self.start
+
+    @property
+    def label(self) -> str:
+        """Which those are."""
+        return f"{self.start}\u2013{self.end - 1}" if self.entries > 1 else str(self.start)
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,14 @@ def _laid_out(steps: Sequence[Level]) -> list[Level]:
         aside = max(_SMALLEST, aside * 0.62)
     every = [*places, *(x for x, _ in spread)]
     low, high = min(every), max(every)
-    scale = min(1.0, (WIDTH - 2 * _EDGE) / (high - low)) if high > low else 1.0
-    middle = (low + high) / 2
+    # A label stands outside of its hash: on the left there is room for those on the left, and so on the right.
+    left = _GAP + _LETTER * max((len(step.label) for step in steps if step.left), default=4)
+    right = _GAP + _LETTER * max((len(step.label) for step in steps if not step.left), default=4)
+    scale = min(1.0, (WIDTH - left - right) / (high - low)) if high > low else 1.0
+    begin = left + (WIDTH - left - right - scale * (high - low)) / 2
 
     def across(x: float) -> float:
-        return round(WIDTH / 2 + (x - middle) * scale, 1)
+        return round(begin + (x - low) * scale, 1)
 
     bottom = len(steps) * STEP + 22
     return [

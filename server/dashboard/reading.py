@@ -1,7 +1,7 @@
 """The read model: what a page asks of the ledger, in queries whose cost does not grow with the ledger.
 
 A page names the few entries that it shows (:mod:`server.dashboard.places`), reads those alone, and tells a chronicle of
-them. Each is hashed again when it is read: one that is not what it was when it was read through is told of as such.
+them. Each is hashed again when it is read: one that is not what was written is told of as such.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ PAGE = 100
 """Entries, and members, on one page."""
 
 _REMEMBERED = 8192
-_SHOWN = 'SELECT "index", entry FROM ledger_entries WHERE "index" IN (SELECT value FROM json_each(?)) ORDER BY "index"'
+_SHOWN = (
+    'SELECT "index", hash, entry FROM ledger_entries WHERE "index" IN (SELECT value FROM json_each(?)) ORDER BY "index"'
+)
 _LATEST = "SELECT place FROM lines WHERE place < ? ORDER BY place DESC LIMIT ?"
 _LATEST_OF = "SELECT place FROM lines WHERE kind = ? AND place < ? ORDER BY place DESC LIMIT ?"
 
@@ -45,7 +47,7 @@ class Shown:
         index: Its place.
         data: Its bytes.
         entry: What they mean; None where this version knows no such entry.
-        same: Whether it still is what it was when the ledger was read through.
+        same: Whether it is what was written, by the hash beside it, and what it was when the ledger was read through.
     """
 
     index: int
@@ -74,7 +76,7 @@ class Reading:
     Args:
         db: The ledger's file, open for reading (:meth:`server.dashboard.ledger_file.LedgerFile.open`).
         places: Where what stands, as far as it was read through.
-        doubt: Is told the place of an entry that is not what it was.
+        doubt: Is told the place of an entry that is not what was written.
     """
 
     def __init__(self, db: sqlite3.Connection, places: Places, doubt: Callable[[int], None]) -> None:
@@ -100,7 +102,7 @@ class Reading:
         wanted = sorted(set(places))
         then = self.places.leaves(wanted)
         rows = self.reader.rows(_SHOWN, json.dumps(wanted))
-        return [self._shown(index, bytes(data), then.get(index)) for index, data in rows]
+        return [self._shown(index, bytes(data), (kept, then.get(index, kept))) for index, kept, data in rows]
 
     def lines(self, places: Iterable[int]) -> list[Line]:
         """Return those of some entries that can be read, in order."""
@@ -115,9 +117,9 @@ class Reading:
             found = self.places.ask(_LATEST, end, most)
         return self.show(first(found))[::-1]
 
-    def _shown(self, index: int, data: bytes, then: bytes | None) -> Shown:
+    def _shown(self, index: int, data: bytes, hashes: tuple[bytes, bytes]) -> Shown:
         leaf = leaf_hash(data)
-        same = then is None or then == leaf
+        same = hashes == (leaf, leaf)
         if not same:
             self._doubt(index)
         if leaf not in self._meanings:
