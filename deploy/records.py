@@ -155,6 +155,7 @@ def keep_bundle(file: Path, home: MemberHome, key: str | None = None, tell: Tell
         raise HomeError("a server lives in this folder, which has its record", got=str(home.root))
     pinned = Peer.pinned(home.pinned_server) if home.pinned_server.exists() else None
     with tempfile.TemporaryDirectory() as folder, Bundle(file) as bundle:
+        bundle.check()
         record, copy = open_bundle(bundle, Path(folder), pinned, _key(key), tell)
         with copy:
             home.root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -120,13 +120,16 @@ def export(
     adapters: Annotated[
         Adapters, typer.Option(help="Which adapters go with it. `all` hands over those that nobody released, too.")
     ] = Adapters.NONE,
+    replay: Annotated[
+        str | None, typer.Option(help="RUN: what it takes to do its rounds again, every site's updates among it.")
+    ] = None,
     offline: Offline = False,
     json_: Json = False,
 ) -> None:
     """Write the record, and what it takes to verify it without any server, into one file (a zip).
 
     It holds entries, checkpoints with co-signatures, the public keys of server and members, and a README. Nothing in it
-    is secret, unless adapters that nobody released are asked for.
+    is secret, unless adapters that nobody released are asked for, or what a replay takes.
     """
     from security.audit.exporting import export as write
     from server.journal import SOFTWARE
@@ -134,7 +137,8 @@ def export(
     place = place_of(home, None, None, offline=offline)
     with opened(place, sign=True) as record:
         wanted = _wanted(record, adapters)
-        manifest = write(record, file.absolute(), SOFTWARE, wanted)
+        with _sent(place, record, replay) as updates:
+            manifest = write(record, file.absolute(), SOFTWARE, wanted, updates)
     digest = _sha256(file)
     if json_:
         parts = [part.model_dump() for part in manifest.parts]
@@ -144,6 +148,8 @@ def export(
     typer.echo(f"sha256 {digest}")
     if adapters is Adapters.ALL:
         typer.echo("it holds adapters that nobody released: whoever has it has what the drawings taught them", err=True)
+    if replay is not None:
+        typer.echo("it holds every site's updates of this run: it is for an auditor whom the sites trust", err=True)
     typer.echo(
         f"\nNext, anywhere: bottega audit verify --bundle {file} --key '{record.trust.server_keys[0]}'", err=True
     )
@@ -162,9 +168,12 @@ def import_(
     """
     from common.paths import MemberHome
     from deploy.records import keep_bundle
+    from security.audit.bundle import Bundle
 
     if home is None:
         place = place_of(None, file, key, offline=True)
+        with Bundle(file) as bundle:
+            bundle.check()
         with opened(place) as record:
             facts: dict[str, Any] = {"entries": record.reader.size(), "adapters": len(record.adapters), **_keys(record)}
     else:
@@ -212,6 +221,27 @@ def report(
     if not facts["verification"]["holds"]:
         typer.echo("the record does not hold, and the report says so on its first page", err=True)
     typer.echo(f"\nNext: bottega audit export BUNDLE{said(place)}, and hand both on", err=True)
+
+
+@contextmanager
+def _sent(place: Place, record: Record, run: str | None) -> Iterator[Iterable[tuple[str, Iterable[bytes]]]]:
+    """Return the parts that a replay takes; none where none is asked for."""
+    from common.paths import ServerHome
+    from security.audit.rounds import find_run
+    from server.house import open_house
+    from server.replay_bundle import disclosed
+    from server.replay_home import HomeReplays
+    from server.store import Store
+
+    if run is None:
+        yield ()
+        return
+    home = ServerHome(place.folder)
+    if not home.settings.is_file():
+        raise HomeError("what sites sent is in the server's home alone", got=str(place.folder))
+    told = find_run(record.chronicle(), run).run
+    with Store(home.database) as store:
+        yield disclosed(HomeReplays(open_house(home), store, told), told)
 
 
 def _wanted(record: Record, which: Adapters) -> list[tuple[str, int]]:

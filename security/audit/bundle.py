@@ -148,6 +148,16 @@ class Bundle:
         """Return a part; see :meth:`chunks`."""
         return b"".join(self.chunks(name))
 
+    def check(self) -> None:
+        """Read every part once.
+
+        Raises:
+            LedgerError: One is damaged, or is not what the manifest says.
+        """
+        for name in self._parts:
+            for _ in self.chunks(name):
+                pass
+
     def entries(self) -> Iterator[bytes]:
         """Yield the exact bytes of all entries, in order.
 

@@ -61,11 +61,14 @@ def since(text: str) -> str:
     """
     try:
         at = dt.datetime.fromisoformat(text)
-    except ValueError:
+        seconds = (at if at.tzinfo else at.replace(tzinfo=dt.UTC)).timestamp()
+    except (ValueError, OverflowError):
+        seconds = -1.0
+    if seconds < 0:
         raise SettingsError(
             "--since is no time", got=repr(text[:40]), expected="a day such as 2026-11-02, or 2026-11-02T09:00:00Z"
-        ) from None
-    return moment((at if at.tzinfo else at.replace(tzinfo=dt.UTC)).timestamp())
+        )
+    return moment(seconds)
 
 
 def everybody(story: RoundStory) -> list[str]:
