@@ -10,12 +10,22 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from common.errors import LedgerError
 from security.checkpoint import read_checkpoint
 from security.ledger_schema import LEDGER_SCHEMA
-from security.merkle import HASH_BYTES, Frontier, Nodes, consistency_proof, inclusion_proof, leaf_hash, root_of
+from security.merkle import (
+    EMPTY_ROOT,
+    HASH_BYTES,
+    Frontier,
+    Nodes,
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    root_of,
+)
 from security.note import read_line
 
 __all__ = ["LEDGER_SCHEMA", "Query", "Reader", "StoredCheckpoint", "append", "keep_checkpoint", "keep_cosignature"]
@@ -26,6 +36,8 @@ MOST_ENTRY_BYTES = 2**20
 PAGE = 64
 """Rows that are read at once."""
 
+T = TypeVar("T")
+
 Query = Callable[..., list[tuple[Any, ...]]]
 """Runs SQL with its values and returns all rows."""
 
@@ -33,8 +45,10 @@ _MOST_VALUES = 500
 """Values of one statement; SQLite takes 999 of them at least."""
 
 _SIZE = 'SELECT coalesce(max("index"), -1) + 1 FROM ledger_entries'
-_LEAF = 'SELECT hash FROM ledger_entries WHERE "index" = ?'
-_NODE = "SELECT hash FROM ledger_nodes WHERE place = ?"
+_HASHES = (
+    'SELECT 0, "index", hash FROM ledger_entries WHERE "index" IN ({}) '
+    "UNION ALL SELECT 1, place, hash FROM ledger_nodes WHERE place IN ({})"
+)
 _ENTRY = 'SELECT entry FROM ledger_entries WHERE "index" = ?'
 _ENTRIES = 'SELECT "index", entry FROM ledger_entries WHERE "index" >= ? AND "index" < ? ORDER BY "index" LIMIT ?'
 _CHECKPOINTS = "SELECT size, note FROM ledger_checkpoints WHERE size > ? ORDER BY size LIMIT ?"
@@ -70,7 +84,7 @@ def append(db: sqlite3.Connection, entries: Sequence[bytes], keys: Sequence[str 
             return []
         reader = Reader(lambda sql, *values: db.execute(sql, values).fetchall())
         first = reader.size()
-        frontier, leaves, nodes = Frontier(first, reader.nodes), [], []
+        frontier, leaves, nodes = reader.over(partial(Frontier, first)), [], []
         for index, (entry, _) in enumerate(fresh, first):
             leaf = leaf_hash(entry)
             leaves.append((index, leaf, entry))
@@ -149,7 +163,7 @@ class Reader:
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root of the tree of the first ``size`` entries; of all when left out."""
-        return root_of(self._within(self.size() if size is None else size), self.nodes)
+        return self.over(partial(root_of, self._within(self.size() if size is None else size)))
 
     def entry(self, index: int) -> bytes:
         """Return one entry."""
@@ -173,11 +187,11 @@ class Reader:
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Return the proof that an entry is in the ledger of the first ``size`` entries."""
-        return inclusion_proof(index, self._within(size), self.nodes)
+        return self.over(partial(inclusion_proof, index, self._within(size)))
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """Return the proof that the ledger of the first ``new`` entries begins with that of the first ``old``."""
-        return consistency_proof(old, self._within(new), self.nodes)
+        return self.over(partial(consistency_proof, old, self._within(new)))
 
     def latest_checkpoint(self) -> StoredCheckpoint | None:
         """Return the checkpoint of the largest size; None when none is kept."""
@@ -209,17 +223,31 @@ class Reader:
         kept = self.checkpoint(size)
         return b"".join([kept.note, *self.cosignatures(size).values()]) if kept else None
 
-    @property
-    def nodes(self) -> Nodes:
-        """Looks up nodes of the tree, as they are kept."""
+    def over(self, make: Callable[[Nodes], T]) -> T:
+        """Return what is made from nodes of the tree, as they are kept; all are looked up by one query.
+
+        Args:
+            make: Called twice: first to learn which nodes it asks for, whatever they are.
+        """
+        asked: list[tuple[int, int]] = []
+
+        def learn(level: int, number: int) -> bytes:
+            asked.append((level, number))
+            return EMPTY_ROOT
+
+        make(learn)
+        leaves = [number for level, number in asked if not level]
+        places = [_place(level, number) for level, number in asked if level]
+        sql = _HASHES.format(*(", ".join("?" * len(some)) for some in (leaves, places)))
+        found = {(above, at): kept for above, at, kept in self.rows(sql, *leaves, *places)}
 
         def node(level: int, number: int) -> bytes:
-            rows = self.rows(_NODE, _place(level, number)) if level else self.rows(_LEAF, number)
-            if not rows or not isinstance(rows[0][0], bytes) or len(rows[0][0]) != HASH_BYTES:
+            kept = found.get((1, _place(level, number)) if level else (0, number))
+            if not isinstance(kept, bytes) or len(kept) != HASH_BYTES:
                 raise _missing(f"a hash over entry {number << level}")
-            return rows[0][0]
+            return kept
 
-        return node
+        return make(node)
 
     def _within(self, size: int) -> int:
         there = self.size()
