@@ -323,6 +323,27 @@ def open_letter(
     return OpenedLetter(header, content.manifest, content.content_key, hashlib.sha256(signed).digest())
 
 
+def unsealed(letter: bytes, opener: Opener) -> bytes:
+    """Return what is sealed in a letter, whoever sent it and whenever: for who has to show it to somebody else.
+
+    Raises:
+        IdentityError: It is no letter, or does not open.
+    """
+    try:
+        parts = _split(letter)
+    except EnvelopeError as why:
+        raise IdentityError(why.what) from None
+    return opener.sealing.unseal(parts.sealed, _SEAL_DOMAIN + parts.header)
+
+
+def sealed_part(letter: bytes) -> bytes:
+    """Return the part of a letter that is sealed; nothing of what is no letter."""
+    try:
+        return _split(letter).sealed
+    except EnvelopeError:
+        return b""
+
+
 def _check_expected(header: Header, expect: Expectation, opener: Opener) -> None:
     require("federation", header.federation, expect.federation)
     if header.kind not in expect.kinds:

@@ -6,6 +6,8 @@ from functools import cached_property
 
 from security.envelope import Opener
 from security.keys import SealingPublicKey
+from security.names import Role, SpiffeId
+from security.roster import Roster
 from security.run_order import RunOrder, read_order
 from server.house import House
 from server.judging import JudgingFiles
@@ -14,6 +16,13 @@ from server.spool import Spool
 from server.state import RunState, RunStates
 from server.store import Store
 from server.transcript import Transcript
+
+
+def keys_by_roster(roster: Roster, site: str) -> set[str]:
+    """Return the Ed25519 keys, hex, that a site ever had; none of one that the roster does not know."""
+    who = SpiffeId(roster.federation, Role.SITE, site)
+    known = any(member.id == who for member in roster.members)
+    return {keys.verify.raw.hex() for keys in roster.generations(who)} if known else set()
 
 
 class HomeReplays:
@@ -52,6 +61,11 @@ class HomeReplays:
     def rehearsal(self) -> bytes | None:
         """What the detector began with."""
         return JudgingFiles(self._house.home.run(self._run), self._run, self._house.keys.vault).rehearsal
+
+    def keys_of(self, site: str) -> set[str]:
+        """Return the Ed25519 keys, hex, that a site ever had by the roster."""
+        roster = self._house.roster
+        return keys_by_roster(roster, site)
 
     @property
     def rounds(self) -> list[int]:

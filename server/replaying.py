@@ -77,6 +77,13 @@ class ReplaySource(Protocol):
     def rehearsal(self) -> bytes | None:
         """What the detector began with."""
 
+    @property
+    def rounds(self) -> Collection[int]:
+        """The rounds that can be replayed."""
+
+    def keys_of(self, site: str) -> Collection[str]:
+        """Return the Ed25519 keys, hex, that a site ever had by the roster."""
+
     def transcript(self, number: int) -> Transcript:
         """Return a round's transcript, or raise LedgerError."""
 
@@ -154,6 +161,7 @@ def replay(source: ReplaySource, number: int, run: RunStory) -> Replayed:
     skipped = {site for site, _ in passed}
     differences = [d for entry in entries for d in _compared(entry, story, skipped, noised=again.noised)]
     differences += _taken_back(entries, number, run.rounds.get(number - 1))
+    differences += again.beginnings(run.started.order, story)
     told = [words for _, words in passed]
     if again.noised:
         told.append("the noise that protects sites is not kept, so the adapter cannot be made again")
@@ -185,6 +193,20 @@ class _Again:
             return measured_entries(self._store, self._run, self._number, hearing.told, private=private), None
         closing = self._closed(hearing, answers)
         return self._told(hearing.told, closing)
+
+    def beginnings(self, order: str, story: RoundStory) -> Iterator[Difference]:
+        """Yield how what the replay began with differs from what the ledger says that the round began with."""
+        digest = hashlib.sha256(self._source.signed).hexdigest()
+        if digest != order:
+            yield Difference("order of the run", order, digest)
+        sent = hashlib.sha256(adapter_weights(self._state(self._number - 1).adapter)).hexdigest()
+        if sent != story.opened.adapter:
+            yield Difference("adapter that sites were sent", story.opened.adapter, sent)
+        if asked := set(story.opened.asked) ^ self._transcript.asked.keys():
+            yield Difference("who was asked", f"{len(story.opened.asked)} sites", f"not the same: {sorted(asked)}")
+        for site, one in self._transcript.asked.items():
+            if one.verify not in self._source.keys_of(site):
+                yield Difference(f"key of {site}", "another, by the roster", _short(one.verify))
 
     def passed_over(self, story: RoundStory) -> Iterator[tuple[str, str]]:
         """Yield each site whose verdict cannot be made again, and why."""

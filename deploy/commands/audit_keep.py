@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from common.errors import HomeError
 from deploy.commands.audit_options import (
     BundleFile,
     Home,
@@ -27,6 +30,7 @@ from deploy.commands.audit_options import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from deploy.records import Place
     from security.audit.finding import Finding
     from security.audit.record import Record
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from common.errors import LedgerError
+from common.errors import EnvelopeError, LedgerError
 from common.settings import AggregationSettings, DetectorSettings, RobustSettings
+from deploy.commands.audit import audit_app
 from security.chronicle import Chronicle, Line, RunStory
 from security.entries import TakenBack, read_entry
+from security.envelope import Expectation, Kind, open_letter, sealed_part
+from security.ledger_names import origin_of
+from security.note import NoteKey
 from server import pulling, rounds
 from server.journal import Journal
+from server.replay_bundle import Disclosure, disclosed
 from server.replay_files import purge
 from server.replay_home import HomeReplays
 from server.replaying import replay
-from tests.integration.federation import RUN, SETTINGS, Federation, Way
+from tests.integration.federation import FEDERATION, RUN, SETTINGS, Federation, Way
 from tests.integration.test_examined_rounds import BAD, EXAMINED, federation
 
 HONEST = ("anna", "bruno", "carla", "dario")
@@ -147,3 +156,41 @@ def test_nothing_is_kept_where_the_operator_does_not_want_it(tmp_path: Path) -> 
     made.house = replace(made.house, settings=made.house.settings.model_copy(update={"replay_days": 0.0}))
     made.play()
     assert not [file for file in made.files() if "replay" in file.parts]
+
+
+def test_rounds_are_replayed_on_another_machine_from_an_export(tmp_path: Path) -> None:
+    """Without the server's key: what was in the letters is disclosed, and the sites' own signatures are checked."""
+    made = federation(tmp_path / "fed", BAD, EXAMINED)
+    made.sites["s00"].behave(Way.GARBLED_LETTER)
+    made.play()
+    bundle = tmp_path / "record.zip"
+    runner = CliRunner()
+    exported = runner.invoke(audit_app, ["export", str(bundle), "--home", str(made.home.root), "--replay", "last"])
+    assert exported.exit_code == 0, exported.output
+    key = NoteKey(origin_of(FEDERATION), made.house.identity.signing.public)
+    for place in (["--bundle", str(bundle)], ["--home", str(tmp_path / "auditor")]):
+        if "--home" in place:
+            taken = runner.invoke(audit_app, ["import", str(bundle), *place, "--key", str(key)])
+            assert taken.exit_code == 0, taken.output
+        again = runner.invoke(audit_app, ["replay", RUN, *place, "--json"])
+        assert again.exit_code == 0, again.output
+        told = json.loads(again.stdout)
+        assert told["same"]
+        assert [one["number"] for one in told["rounds"]] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_disclosure_that_was_changed_is_found_out(tmp_path: Path) -> None:
+    made = Federation(tmp_path / "fed", HONEST, ROUNDS)
+    made.play()
+    parts = dict(disclosed(source(made), RUN))
+    name = f"updates/{RUN}/0001/anna.content"
+    (content,) = parts[name]
+    disclosure = Disclosure(made.house.identity.id, {})
+    letter = b"".join(parts[f"updates/{RUN}/0001/anna.letter"])
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    disclosure.contents[hashlib.sha256(sealed_part(letter)).digest()] = bytes(changed)
+    expect = Expectation(frozenset({Kind.UPDATE}), FEDERATION)
+    with pytest.raises(EnvelopeError):
+        open_letter(letter, opener=disclosure, sender=made.sites["anna"].identity.peer, expect=expect,
+                    now_ms=int(time.time() * 1000))  # fmt: skip
