@@ -121,7 +121,8 @@ def show(grown: list[Grown], batches: dict[int, float], flushed: float) -> None:
     ]  # fmt: skip
     columns = (
         "entries", f"appended/s, {BATCH} a batch", "inclusion proof, us (p50 / p99)", "consistency proof, us",
-        "verified by a site, us", "file, MB", "bytes over each entry", "whole check, s", "memory, MB",
+        "processor of both, us", "verified by a site, us", "file, MB", "bytes over each entry",
+        "whole check, s", "memory, MB",
     )  # fmt: skip
     table("the ledger as it grows; every batch is flushed to the disk before the next", columns, rows)
     by_size = [(str(batch), f"{rate:,.0f}") for batch, rate in batches.items()]
