@@ -17,6 +17,10 @@ class Item(NamedTuple):
     title: str
     facts: tuple[str, ...]
 
+    def facts_of(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return {"number": self.number, "title": self.title, "facts": list(self.facts)}
+
 
 def law_of(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what the record of a run says to each requirement.
@@ -28,12 +32,12 @@ def law_of(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "law": "Regulation (EU) 2016/679 (GDPR)",
             "note": "It applies where drawings, or who drew them, relate to identified or identifiable people.",
-            "items": [item._asdict() for item in _gdpr(facts)],
+            "items": [item.facts_of() for item in _gdpr(facts)],
         },
         {
             "law": "ISO/IEC 42001:2023, Annex A",
             "note": "Controls of an AI management system; the titles are the standard's.",
-            "items": [item._asdict() for item in _iso(facts)],
+            "items": [item.facts_of() for item in _iso(facts)],
         },
     ]
 

@@ -49,7 +49,7 @@ def _cover(to: Document, facts: Mapping[str, Any]) -> None:
         )  # fmt: skip
     else:
         to.words(
-            f"The record does not hold. Its first {check['holds_to']} entries do; what is wrong stands under "
+            f"The record does not hold, from entry {check['holds_to']} on; what is wrong stands under "
             "Verification.", BAD, bold=True, size=10.5,
         )  # fmt: skip
 

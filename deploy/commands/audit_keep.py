@@ -289,7 +289,7 @@ def _show_verification(facts: dict[str, Any], faults: list[Finding], remarks: li
     _list("remarks", remarks, "yellow")
     _list("faults", faults, "red")
     if faults:
-        show(f"\n[bold red]the record does not hold[/]; its first {facts['holds_to']} entries do")
+        show(f"\n[bold red]the record does not hold[/], from entry {facts['holds_to']} on")
     elif facts["entries"]:
         show("\n[bold green]the record holds[/]")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,22 @@ class Finding:
     def facts(self) -> dict[str, Any]:
         """Return it as JSON has it."""
         return asdict(self)
+
+
+MOST_OF_A_KIND = 10
+"""Findings of one kind that are told one by one."""
+
+
+def counted(found: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield findings, of each kind the first ten; at the end, how many more there were of it."""
+    seen: Counter[tuple[str, bool]] = Counter()
+    for one in found:
+        seen[one.what, one.fault] += 1
+        if seen[one.what, one.fault] <= MOST_OF_A_KIND:
+            yield one
+    for (what, fault), count in seen.items():
+        if count > MOST_OF_A_KIND:
+            yield Finding(what, f"and {count - MOST_OF_A_KIND} more of this kind", None, fault)
 
 
 def faults(found: Iterable[Finding]) -> list[Finding]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import BottegaError, LedgerError
-from security.audit.finding import Finding, faults, remarks
+from security.audit.finding import Finding, counted, faults, remarks
 from security.audit.record import Record
 from security.audit.sense import Sense
 from security.audit.trust import Trust
@@ -94,9 +94,9 @@ def verify_record(record: Record, seen: Iterable[bytes] = ()) -> Verification:
     check = verify(record.reader, trust.origin, trust.server[0], trust.witnesses, seen)
     told = Verification(check, list(check.findings))
     closed: dict[tuple[str, int], tuple[int, str]] = {}
-    told.findings += _entries(record, check.size, closed)
+    told.findings += counted(_entries(record, check.size, closed))
     told.findings += _witnesses(told, trust)
-    told.findings += _adapters(told, record, closed)
+    told.findings += counted(_adapters(told, record, closed))
     if not trust.pinned:
         words = (
             "nobody but the record itself says that this is the server's key: compare it with what the operator or "

@@ -199,7 +199,7 @@ def test_privacy_is_told_by_run_and_site_beside_the_runs_limits(told: Chronicle)
 
 def test_every_kind_of_entry_has_its_sentence(told: Chronicle) -> None:
     story = a_story(some_members())
-    extra = [
+    extra: list[Entry] = [
         Restored(at=story.at(), roster=3),
         TakenBack(at=story.at(), run=RUN, round=1, found_in=2, sites=["rossi"], reason="harm"),
         Rotated(at=story.at(), member=story.site("rossi"), serial=1, keys=digest("new")),
