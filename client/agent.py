@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from client.work import Answer, Bench, Job
 from common.errors import AgentError, BottegaError, EnvelopeError
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
+from common.tracing import join_round, phase, slug
 from security.envelope import Expectation, Kind, OpenedLetter, open_body, open_letter, seal_body, seal_letter
 from security.files import replace
 from security.header import parse
@@ -79,20 +79,22 @@ class SiteAgent:
         server = self._roster().server.peer
         opened = open_letter(letter, opener=self.identity, sender=server, expect=expect, now_ms=_now_ms())
         self._take(opened)
-        kind, manifest, plain = self._worked(opened, body)
-        sealed = seal_body(plain)
-        self._ledger.sent(opened.header.run, opened.header.round_number, sealed.sha256)
-        reply = seal_letter(
-            kind=kind,
-            run=opened.header.run,
-            round_number=opened.header.round_number,
-            in_reply_to=opened.header.nonce,
-            manifest=manifest,
-            body=sealed,
-            sender=self.identity,
-            recipient=server,
-            now_ms=_now_ms(),
-        )
+        with join_round(opened.header.run, opened.header.round_number):
+            kind, manifest, plain = self._worked(opened, body)
+            with phase("seal", bytes=len(plain)):
+                sealed = seal_body(plain)
+                self._ledger.sent(opened.header.run, opened.header.round_number, sealed.sha256)
+                reply = seal_letter(
+                    kind=kind,
+                    run=opened.header.run,
+                    round_number=opened.header.round_number,
+                    in_reply_to=opened.header.nonce,
+                    manifest=manifest,
+                    body=sealed,
+                    sender=self.identity,
+                    recipient=server,
+                    now_ms=_now_ms(),
+                )
         return reply, sealed.ciphertext
 
     def _take(self, opened: OpenedLetter) -> None:
@@ -112,19 +114,24 @@ class SiteAgent:
         return Kind.UPDATE, answer.manifest.SerializeToString(), answer.body
 
     def _attempt(self, opened: OpenedLetter, body: Callable[[], memoryview]) -> Answer:
-        try:
-            task = parse(pb.Task, opened.manifest, "task", error=AgentError)
-            line = self._ledger.see(task.ledger)
-            job = self._job(opened, task)
-            self._bench.check(job.order)  # nobody is asked about a run that the rules forbid
-            self._hold(job.order, opened.header.created_at_ms)
-            return self._bench.answer(job, body).with_cosignature(line)
-        except BottegaError:
-            raise
-        except Exception as cause:  # whatever broke, what leaves is a refusal that tells nothing of the drawings
-            log.exception("the work on a task broke")
-            raise AgentError("the work on the task broke at the site", got=type(cause).__name__) from None
+        with phase("task") as whole:
+            try:
+                task = parse(pb.Task, opened.manifest, "task", error=AgentError)
+                with phase("witness"):
+                    line = self._ledger.see(task.ledger)
+                job = self._job(opened, task)
+                self._bench.check(job.order)  # nobody is asked about a run that the rules forbid
+                self._hold(job.order, opened.header.created_at_ms)
+                answer = self._bench.answer(job, body).with_cosignature(line)
+            except BottegaError:
+                raise
+            except Exception as cause:  # whatever broke, what leaves is a refusal that tells nothing of the drawings
+                log.exception("the work on a task broke")
+                raise AgentError("the work on the task broke at the site", got=type(cause).__name__) from None
+            whole.outcome = "trained" if job.work == pb.WORK_TRAIN else "looked"
+            return answer
 
+    @phase("hold")
     def _hold(self, order: RunOrder, asked_at_ms: int) -> None:
         """Wait for the studio's word on the run, if the studio wants to be asked."""
         if self._approvals is not None:
@@ -146,11 +153,6 @@ class SiteAgent:
         except OrderError:
             self._refresh()  # the operator may have joined, or gone over to new keys, since the last look
             return open_order(signed, self._roster())
-
-
-def slug(error: BottegaError) -> str:
-    """Return the short name of a kind of error: ``BaseModelError`` is ``base-model``."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
 
 
 class AgentService(rpc.SiteAgentServicer):

@@ -20,6 +20,7 @@ from client.training import example_losses
 from client.units import Unit
 from common.adapter_schema import Adapter
 from common.models import Base, load_adapter
+from common.tracing import phase
 from security.accounting import Steps
 from security.clipping import clip_and_sum, nothing
 from security.noise import NoiseSource, add_noise
@@ -43,6 +44,7 @@ class Secrecy:
     source: NoiseSource
 
 
+@phase("ballot")
 def cast(
     base: Base, adapter: Adapter, candidates: Sequence[Adapter], held_out: TrainingSet, units: Sequence[Unit],
     secrecy: Secrecy | None = None,

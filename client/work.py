@@ -30,6 +30,7 @@ from common.errors import AdapterError, BaseModelError, PrivacyError
 from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, PrivacySettings
+from common.tracing import phase
 from security.run_order import RunOrder
 
 log = logging.getLogger("bottega.site")
@@ -129,7 +130,8 @@ class Bench:
                     "the run is for another base model", got=self._base.digest[:16], expected=order.base_digest[:16]
                 )
             schema = self._fitted(order)
-            adapter, candidates = opened_adapters(schema, open_body(), job.candidates)
+            with phase("open"):
+                adapter, candidates = opened_adapters(schema, open_body(), job.candidates)
             try:
                 self.doing = f"{order.run} round {job.number}"
                 return self._worked(job, schema, adapter, candidates)
@@ -155,7 +157,8 @@ class Bench:
         metrics = self._measured(job, adapter)
         seed = _own_seed(terms.seed, job.number, self._site)
         in_time = Stopwatch(self._rules, time.monotonic)
-        done = train(self._base, adapter, self._training, terms.lora, terms.training, seed, in_time)
+        with phase("train"):
+            done = train(self._base, adapter, self._training, terms.lora, terms.training, seed, in_time)
         metrics["training_loss"] = done.loss
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
         return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds, ballot=ballot), body)
@@ -169,11 +172,13 @@ class Bench:
             if job.told is not None:
                 self._guard.check_not_behind(job.told)
             self._guard.allow_look(job.order.run, int(time.time() * 1000))
-            check_copies(self._base, adapter, self._drawings, self._rules.most_copied, seed % 2**31)
+            with phase("look"):
+                check_copies(self._base, adapter, self._drawings, self._rules.most_copied, seed % 2**31)
         if job.order.settings.privacy:
             return Answer(pb.Update(examples=1), b"")  # how many there are was told with noise on it, or not at all
         return Answer(pb.Update(examples=len(self._training), metrics=self._measured(job, adapter)), b"")
 
+    @phase("measure")
     def _measured(self, job: Job, adapter: Adapter) -> dict[str, float]:
         if not len(self._held_out):
             return {}
@@ -210,18 +215,19 @@ class Bench:
         terms, order = job.order.settings, job.order
         may = self._guard.allow(order.run, job.number, terms.rounds, privacy, int(time.time() * 1000))
         in_time = Stopwatch(self._rules, time.monotonic)
-        done = train_privately(
-            self._base,
-            adapter,
-            self._training,
-            terms.lora,
-            terms.training.model_copy(update={"steps": may.steps.count, "learning_rate": privacy.learning_rate}),
-            Mechanism(may.steps.multiplier, privacy.clip, may.steps.rate, privacy.multiplicity),
-            self._guard.source,
-            after_step=lambda _: in_time(),
-            units=may.units,
-            expected=may.steps.rate * may.count,
-        )
+        with phase("train"):
+            done = train_privately(
+                self._base,
+                adapter,
+                self._training,
+                terms.lora,
+                terms.training.model_copy(update={"steps": may.steps.count, "learning_rate": privacy.learning_rate}),
+                Mechanism(may.steps.multiplier, privacy.clip, may.steps.rate, privacy.multiplicity),
+                self._guard.source,
+                after_step=lambda _: in_time(),
+                units=may.units,
+                expected=may.steps.rate * may.count,
+            )
         seed = _own_seed(terms.seed, job.number, self._site)
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
         return Answer(pb.Update(examples=may.count, privacy=may.told, ballot=ballot), body)

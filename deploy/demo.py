@@ -24,6 +24,7 @@ from common.models import Base, attach_lora, load_adapter, load_base
 from common.processes import Supervisor
 from common.sampling import sample
 from common.settings import RunSettings, read_toml
+from deploy.demo_audit import audited
 from deploy.federation import Premises, prepare, start_server, start_sites, tear_down, wait_for_sites
 from deploy.measuring import loss_curves
 from deploy.montage import write_montage
@@ -109,7 +110,10 @@ def run_demo(settings: DemoSettings, progress: Progress, interrupts: Interrupts)
         after = _samples(base, drawings, settings.seed)
     with clock.stage("measuring the rounds, as only a demo can"):
         curves = _measured(premises, run, base, studios)
+    with clock.stage("verifying the record, and doing every round again from it"):
+        audit = audited(premises, run)
     facts = _facts(premises, run, adapter, base, drawings, before, after, curves)
+    facts["audit"] = audit
     galleries = [_gallery(s.name, drawings[s.name], before, after) for s in studios]
     facts["poison"], facts["defended"] = dict(settings.poison), bool(settings.run.detector)
     facts["timings"], facts["seconds"] = clock.took, round(time.monotonic() - began, 1)

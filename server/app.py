@@ -17,6 +17,7 @@ from common.flower_pace import quicken_pulls
 from common.logs import set_up_logs
 from common.paths import ServerHome
 from common.tether import end_with
+from common.tracing import end_traces, name_service
 from security.run_order import open_order
 from server.house import open_house
 from server.rounds import SealedRounds
@@ -40,6 +41,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the run that the run configuration names."""
     set_up_logs(json_=True)  # the server that started this reads the lines and puts them into its own stream
     quicken_pulls()
+    name_service("bottega-server")
     home = _home()
     end_with(int(os.environ[SERVER_VARIABLE]))
     store = Store(home.database)
@@ -58,6 +60,7 @@ def main(grid: Grid, context: Context) -> None:
         raise
     finally:
         store.close()
+        end_traces()
 
 
 def _run(grid: Grid, home: ServerHome, store: Store, run_id: str) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from common.settings import RunSettings
+from common.tracing import phase
 from security.admission import AdmittedUpdate, Terms, admit
 from security.envelope import peek_header
 from server.aggregation import Round, aggregate
@@ -123,10 +124,12 @@ class Closer:
         def updates(sites: Collection[str]) -> Iterator[AdmittedUpdate]:
             return answers.updates(sites, shares)
 
-        end = aggregate(this, start, updates(averaged))
+        with phase("aggregate", sites=len(averaged)):
+            end = aggregate(this, start, updates(averaged))
         examined = Closed(this, start, end, averaged, updates) if self._is_examined(number) else None
         return Closing(judgement, harm, taken_back, shares, averaged, "", start, end, examined)
 
+    @phase("ballots")
     def _heard(
         self, answers: Answers, judged: Collection[str], start: RunState
     ) -> tuple[Harm, frozenset[str], RunState]:

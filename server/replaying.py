@@ -14,7 +14,7 @@ import hashlib
 import logging
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,8 +50,6 @@ from server.verdicts import record_closing
 if TYPE_CHECKING:
     from security.judgement import Judgement
     from security.keys import SealingPublicKey
-
-log = logging.getLogger("bottega.replay")
 
 
 class ReplaySource(Protocol):
@@ -153,7 +151,7 @@ def replay(source: ReplaySource, number: int, run: RunStory) -> Replayed:
         )  # fmt: skip
     if story.closed is None:
         raise LedgerError("a round that did not close cannot be replayed", got=f"round {number}", advice="Wait for it.")
-    with ExitStack() as open_, tempfile.TemporaryDirectory(prefix="bottega-replay-") as folder:
+    with ExitStack() as open_, _quiet(), tempfile.TemporaryDirectory(prefix="bottega-replay-") as folder:
         store = open_.enter_context(Store(Path(folder) / "replay.db"))
         again = _Again(source, number, store, Path(folder))
         entries, digest = again.entries()
@@ -166,6 +164,17 @@ def replay(source: ReplaySource, number: int, run: RunStory) -> Replayed:
     if again.noised:
         told.append("the noise that protects sites is not kept, so the adapter cannot be made again")
     return Replayed(number, len(entries), digest, tuple(differences), tuple(told))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the round loop logs of verdicts out of the log: they were told when they were given."""
+    told = logging.getLogger("bottega.rounds")
+    before, told.disabled = told.disabled, True
+    try:
+        yield
+    finally:
+        told.disabled = before
 
 
 class _Again:

@@ -28,6 +28,7 @@ from common.errors import RunError
 from common.export import adapter_weights
 from common.proto import bottega_pb2 as pb
 from common.quantise import Flat
+from common.tracing import lead_round, phase
 from security.admission import ANSWER_LIFE_MS, Terms
 from security.entries import WorkWord
 from security.envelope import Kind, SealedBody, peek_header, seal_body, seal_letter
@@ -109,12 +110,23 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         if self._judging:
             import_ahead()
         for number in range(self._first, settings.rounds + 1):
-            tasks = list(self.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
-            self.aggregate_train(number, self._answers(grid, tasks))
+            with self._led(number):
+                with phase("open"):
+                    tasks = list(self.configure_train(number, ArrayRecord(), ConfigRecord(), grid))
+                self.aggregate_train(number, self._answers(grid, tasks))
         number = settings.rounds + 1
-        tasks = list(self.configure_evaluate(number, ArrayRecord(), ConfigRecord(), grid))
-        self.aggregate_evaluate(number, self._answers(grid, tasks))
+        with self._led(number):
+            with phase("open"):
+                tasks = list(self.configure_evaluate(number, ArrayRecord(), ConfigRecord(), grid))
+            self.aggregate_evaluate(number, self._answers(grid, tasks))
         return Result()
+
+    @contextlib.contextmanager
+    def _led(self, number: int) -> Iterator[None]:
+        """Lead a round, and record how long its phases took once it is closed."""
+        with lead_round(self._run.id, number) as took:
+            yield
+        self._run.store.took(self._run.id, number, took)
 
     def configure_train(
         self,
@@ -141,7 +153,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Admit and spool replies as they come, then aggregate and close the round."""
         run, hearing = self._run, self._hearing
-        hearing.hear(replies)
+        with phase("answers", sites=len(hearing.asked)):
+            hearing.hear(replies)
         answers = hearing.answers()
         judge = self._judge if hearing.sitting else None
         closing = self._closer.close(server_round, self._state, answers, judge, hearing.spool.folder)
@@ -149,16 +162,18 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         record_closing(run.store, run.id, server_round, closing)
         if not closing.why:
             self._account(server_round, closing.averaged)
-        digest = run.states.save(server_round, self._state)
+        with phase("keep"):
+            digest = run.states.save(server_round, self._state)
         if closing.taken_back:
             self._past[-1] = (Past(round=server_round, corrected=True), closing.start.adapter)
         self._past.append((Past(round=server_round), self._state.adapter))
         self._keep(server_round, closing)
         if self._judging and closing.judgement and not closing.why:
             run.judging_files.keep(self._judging.learn(server_round, closing.judgement.without(closing.harm.sites)))
-        told = closing_entries(run.store, run.id, server_round, run.settings, hearing.told, closing, digest)
-        run.store.close_round(run.id, server_round, closing.outcome, digest, told)
-        self._ledger.sign()
+        with phase("ledger"):
+            told = closing_entries(run.store, run.id, server_round, run.settings, hearing.told, closing, digest)
+            run.store.close_round(run.id, server_round, closing.outcome, digest, told)
+            self._ledger.sign()
         self._digest = digest
         self._examine(closing)
         log.info(
@@ -167,6 +182,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         )  # fmt: skip
         return None, None
 
+    @phase("judge")
     def _judge(self, sites: Collection[str]) -> Judgement:
         if not self._judging or not self._hearing.sitting:
             raise RuntimeError("a run without a detector is not judged")
@@ -181,6 +197,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         corrected = closing.start if closing and closing.taken_back else None
         files.keep(transcript, hearing.spool, self._run.judging_files.memory if self._judging else None, corrected)
 
+    @phase("examine")
     def _examine(self, closing: Closing) -> None:
         """End the examination of the round before, and begin that of the round that was closed, if it is examined."""
         if self._before is not None:
@@ -199,10 +216,12 @@ class SealedRounds(Strategy):  # type: ignore[misc]
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message | Unreadable]) -> MetricRecord | None:
         """Record what sites say of the adapter and close the round."""
         run, hearing = self._run, self._hearing
-        hearing.hear(replies)
-        told = measured_entries(run.store, run.id, server_round, hearing.told, private=bool(run.settings.privacy))
-        run.store.close_round(run.id, server_round, "measured", None, told)
-        self._ledger.sign()
+        with phase("answers", sites=len(hearing.asked)):
+            hearing.hear(replies)
+        with phase("ledger"):
+            told = measured_entries(run.store, run.id, server_round, hearing.told, private=bool(run.settings.privacy))
+            run.store.close_round(run.id, server_round, "measured", None, told)
+            self._ledger.sign()
         self._keep(server_round, None)
         hearing.spool.clear()
         return None

@@ -43,6 +43,10 @@ CREATE TABLE IF NOT EXISTS releases (
 CREATE TABLE IF NOT EXISTS judgements (
     run TEXT NOT NULL, round INTEGER NOT NULL, unsure TEXT NOT NULL, PRIMARY KEY (run, round)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS phases (
+    run TEXT NOT NULL, round INTEGER NOT NULL, phase TEXT NOT NULL, seconds REAL NOT NULL,
+    PRIMARY KEY (run, round, phase)
+) STRICT;
 CREATE TABLE IF NOT EXISTS reinstatements (
     site TEXT NOT NULL, reason TEXT NOT NULL, operator TEXT NOT NULL, reinstated_at REAL NOT NULL
 ) STRICT;
@@ -158,7 +162,7 @@ class Store(Database):
         """Record that a round begins; what an earlier try at the same round left is forgotten here."""
         with self._write() as db:
             write(db, entries)
-            for table in ("verdicts", "metrics", "judgements", "rounds"):
+            for table in ("verdicts", "metrics", "judgements", "phases", "rounds"):
                 db.execute(f"DELETE FROM {table} WHERE run=? AND round=?", (run, number))  # noqa: S608 (our own names)
             db.execute(
                 "INSERT INTO rounds (run, round, work, opened_at, asked) VALUES (?, ?, ?, ?, ?)",
@@ -229,6 +233,14 @@ class Store(Database):
             db.execute(
                 "UPDATE rounds SET closed_at=?, outcome=?, adapter_digest=? WHERE run=? AND round=?",
                 (time.time(), outcome, adapter_digest, run, number),
+            )
+
+    def took(self, run: str, number: int, phases: Mapping[str, float]) -> None:
+        """Record how long each phase of a round took, seconds; what was recorded of it before gives way."""
+        with self._write() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?)",
+                [(run, number, phase, seconds) for phase, seconds in phases.items()],
             )
 
     def released(self, run: str, number: int, digest: str, despite: str, by: SpiffeId) -> None:

@@ -118,6 +118,18 @@ DEMO_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2",
 """Attention, feed-forward and convolution layers: twice the adapter of attention alone, and more of a new style."""
 
 
+def _record(audit: object) -> str:
+    """Return what verifying the record and replaying the rounds came to, in one line."""
+    if not isinstance(audit, dict):
+        return ""
+    if audit["faults"] or audit["different"]:
+        return f"record   [red]DOES NOT HOLD[/]: {'; '.join(audit['faults']) or 'a replay came to something else'}"
+    return (
+        f"record   {audit['entries']} entries verified, co-signed by {len(audit['witnesses'])} sites; "
+        f"{audit['replayed']} rounds done again, the same bit for bit"
+    )
+
+
 def _summary(console: Console, result: dict[str, object]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("", "before", "after"):
@@ -127,12 +139,17 @@ def _summary(console: Console, result: dict[str, object]) -> None:
         "distance to the studios' drawings (FID)", f"{result['fid_before']:.1f}", f"{result['fid_after']:.1f}"
     )
     console.print(table)
+    console.print(_record(result["audit"]), soft_wrap=True, highlight=False)
     console.print(f"report   {result['report']}", soft_wrap=True)
     console.print(f"adapter  {result['adapter']}", soft_wrap=True)
     prompts = result["prompts"]
     prompt = prompts[0] if isinstance(prompts, list) else ""
+    audit = result["audit"]
+    bundle = shlex.quote(str(audit["bundle"])) if isinstance(audit, dict) else ""
     console.print(
-        "\nNext: draw with it:\n"
+        "\nNext: see every round in the browser, and verify it there:\n"
+        f"  bottega audit serve --open --bundle {bundle}\n"
+        "and draw with what was learned:\n"
         f"  bottega draw --adapter {shlex.quote(str(result['adapter']))} --prompt {shlex.quote(str(prompt))}",
         soft_wrap=True,
         highlight=False,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,28 @@ def test_the_run_is_private_and_says_what_each_site_spent(demo: tuple[Path, dict
     assert last.keys() == {*result["sites"], "idler"}
     assert all(0 < first[site] < last[site] <= 8.0 for site in last)
     assert "\u03b5" in Path(result["report"]).read_text(encoding="utf-8")
+
+
+def test_the_record_holds_and_every_round_is_done_again_from_it_alone(demo: tuple[Path, dict[str, Any]]) -> None:
+    audit = demo[1]["audit"]
+    assert audit["faults"] == []
+    assert (audit["replayed"], audit["different"]) == (3, [])
+    assert audit["witnesses"].keys() == {*demo[1]["sites"], "idler"}
+    elsewhere = demo[0].parent
+    verified = bottega("audit", "verify", "--bundle", audit["bundle"], "--key", audit["key"], "--json", cwd=elsewhere)
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    again = bottega("audit", "replay", "last", "--bundle", audit["bundle"], "--key", audit["key"], cwd=elsewhere)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "3 rounds of" in again.stdout
+
+
+def test_nothing_of_the_drawings_is_in_the_record(demo: tuple[Path, dict[str, Any]]) -> None:
+    with zipfile.ZipFile(demo[1]["audit"]["bundle"]) as bundle:
+        names = [name for name in bundle.namelist() if name.startswith("entries/")]
+        entries = b"".join(bundle.read(name) for name in names)
+    assert b'"kind":"round-closed"' in entries
+    for private in (b"blueprint", b"sanguine", b"0001.png", b"metadata.jsonl", b"caption"):
+        assert private not in entries
 
 
 def test_the_distance_to_the_studios_drawings_falls(demo: tuple[Path, dict[str, Any]]) -> None:

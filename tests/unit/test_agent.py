@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from client.agent import AgentService, SiteAgent, slug
+from client.agent import AgentService, SiteAgent
 from client.agent_socket import get_status, is_alive, serve
 from client.approvals import Approvals
 from client.cli import site_app
@@ -32,6 +32,7 @@ from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
 from common.proto import bottega_pb2_grpc as rpc
 from common.settings import LoraSettings, PrivacySettings, RunSettings
+from common.tracing import slug
 from security.checkpoint import Checkpoint, sign_checkpoint
 from security.envelope import (
     Expectation,

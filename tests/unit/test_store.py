@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
+from server.figures import read_figures
 from server.store import Store, Verdict
 
 
@@ -131,3 +132,15 @@ def test_the_end_of_an_earlier_try_is_not_the_end_of_the_run(store: Store) -> No
     store.end_run("r1", 8, "finished")
     store.submitted("r1", 8)
     assert store.run("r1").status == "finished", "a run may end before its number is heard"
+
+
+def test_the_phases_of_a_round_are_kept_and_forgotten_when_it_is_tried_again(tmp_path: Path) -> None:
+    with Store(tmp_path / "bottega.db") as store:
+        store.start_run("r1", b"an order")
+        store.open_round("r1", 1, "train", 2)
+        store.took("r1", 1, {"answers": 5.0})
+        store.took("r1", 1, {"answers": 6.0, "aggregate": 0.5})
+        store.took("r1", 2, {"answers": 1.0})
+        assert read_figures(tmp_path / "bottega.db").phases == {"aggregate": (1, 0.5), "answers": (2, 7.0)}
+        store.open_round("r1", 1, "train", 2)
+        assert read_figures(tmp_path / "bottega.db").phases == {"answers": (1, 1.0)}
