@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -164,12 +165,22 @@ def watch(
 ) -> None:
     """Follow the record: an entry a line as it is written, verified before it is shown. Ctrl-C ends it."""
     place = place_of(home, None, None, offline=offline)
-    with opened(place) as record:
+    with suppress(KeyboardInterrupt), opened(place) as record:
         seen = max(0, record.reader.size() - last)
         while True:
             seen = _show_entries(record, seen, json_=json_)
             time.sleep(LOOK_S)
-            record.refresh()
+            _refresh(record)
+
+
+def _refresh(record: Record) -> None:
+    """Look whether there is more; a server that is away for a while ends nothing."""
+    from common.errors import ProcessError
+
+    try:
+        record.refresh()
+    except ProcessError as why:
+        typer.echo(f"{why.what}; trying again", err=True)
 
 
 def _show_entries(record: Record, seen: int, *, json_: bool) -> int:
