@@ -18,7 +18,6 @@ from security.names import SpiffeId
 from security.replay import NonceBook
 from server.closing import Answers
 from server.judging import Sitting
-from server.ledger_desk import LedgerDesk
 from server.pulling import Unreadable
 from server.run import Asked
 from server.spool import Spool
@@ -74,8 +73,6 @@ class Hearing:
         spool: The round's.
         nonces: Remembers answers, over all rounds.
         sitting: Looks at what is admitted; None in a run without a detector, or where sites only look.
-        ledger: Keeps what admitted sites co-sign; None where nothing was shown.
-        shown_size: Of the ledger that sites were shown.
         keeps_refused: Whether what is refused goes to the spool too, for a replay.
     """
 
@@ -87,12 +84,11 @@ class Hearing:
     spool: Spool
     nonces: NonceBook
     sitting: Sitting | None
-    ledger: LedgerDesk | None = None
-    shown_size: int = 0
     keeps_refused: bool = False
     admitted: dict[str, Terms] = field(default_factory=dict)
     ballots: dict[str, tuple[float, ...]] = field(default_factory=dict)
     told: dict[str, Told] = field(default_factory=dict)
+    cosignatures: dict[SpiffeId, bytes] = field(default_factory=dict)
     arrivals: list[Arrival] = field(default_factory=list)
     revoked: list[str] = field(default_factory=list)
     _answered: set[str] = field(default_factory=set)
@@ -199,8 +195,8 @@ class Hearing:
         self.store.record(self.run, self.number, verdict, {**update.metrics, "seconds": update.seconds})
         if update.privacy is not None:
             self.store.remember_budget(site, update.privacy.budget)
-        if self.ledger and update.cosignature:
-            self.ledger.cosigned_by(terms.site.id, self.shown_size, update.cosignature)
+        if update.cosignature:
+            self.cosignatures[terms.site.id] = update.cosignature
         log.info("round %d: %s admitted", self.number, site)
 
     def _refuse(self, site: str, why: Refused, digest: str | None = None) -> None:

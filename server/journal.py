@@ -13,7 +13,7 @@ import hashlib
 import importlib.metadata
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -148,10 +148,11 @@ class Journal(Database):
         found = (self.reader.cosigned(int(size)) for (size,) in sizes)
         return [note for note in found if note is not None]
 
-    def cosigned(self, size: int, name: str, line: bytes) -> None:
-        """Keep a witness's line on the checkpoint of a size."""
+    def cosigned(self, size: int, lines: Mapping[str, bytes]) -> None:
+        """Keep witnesses' lines, by name, on the checkpoint of a size."""
         with self._write() as db:
-            keep_cosignature(db, size, name, line)
+            for name, line in lines.items():
+                keep_cosignature(db, size, name, line)
 
     def checkpoint(self, server: Identity) -> bytes:
         """Return a checkpoint of everything that is written: the last one, or a new one where there is more."""

@@ -7,13 +7,14 @@ written about its own answers, and about nobody else's. Auditors and operators a
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from common.errors import LedgerError
 from common.proto import bottega_pb2 as pb
 from security.checkpoint import cosigner_key, cosigners, read_checkpoint
+from security.ledger import StoredCheckpoint
 from security.ledger_names import cosigner_of
 from security.names import SpiffeId
 from security.note import NoteKey
@@ -131,20 +132,25 @@ class LedgerDesk:
         Raises:
             LedgerError: There is no such checkpoint, or the line is not by the member.
         """
-        note = self._journal.reader.checkpoint(size)
-        if note is None:
-            raise LedgerError("there is no checkpoint of this size", got=size)
-        name = cosigner_of(member)
-        if name not in cosigners(note.note + line, witnesses(self._house.roster, member)):
-            raise LedgerError("a cosignature is not by the member who brings it", expected=name)
-        self._journal.cosigned(size, name, line)
+        self._check_line(self._journal.reader.checkpoint(size), member, line)
+        self._journal.cosigned(size, {cosigner_of(member): line})
 
-    def cosigned_by(self, site: SpiffeId, size: int, line: bytes) -> None:
-        """Keep the line that came with a site's update; one that is of no use is told of and passed over."""
-        try:
-            self.cosign(site, size, line)
-        except LedgerError as why:
-            log.warning("the cosignature of %s is of no use: %s", site.name, why)
+    def cosigned_by(self, size: int, lines: Mapping[SpiffeId, bytes]) -> None:
+        """Keep the lines that came with sites' updates; one that is of no use is told of and passed over.
+
+        Args:
+            size: Of the checkpoint that all of them were shown.
+            lines: By site.
+        """
+        note, kept = self._journal.reader.checkpoint(size), dict[str, bytes]()
+        for site, line in lines.items():
+            try:
+                self._check_line(note, site, line)
+            except LedgerError as why:
+                log.warning("the cosignature of %s is of no use: %s", site.name, why)
+            else:
+                kept[cosigner_of(site)] = line
+        self._journal.cosigned(size, kept)
 
     def entries(self, start: int, count: int) -> list[bytes]:
         """Return entries from an index on, exact bytes; fewer than asked for where they would be long."""
@@ -162,6 +168,13 @@ class LedgerDesk:
         """Return checkpoints of sizes over one, by size, with the lines of all who co-signed; a hundred at the most."""
         self._journal.checkpoint(self._house.identity)
         return self._journal.notes(above, MOST_NOTES)
+
+    def _check_line(self, checkpoint: StoredCheckpoint | None, member: SpiffeId, line: bytes) -> None:
+        if checkpoint is None:
+            raise LedgerError("there is no checkpoint of this size")
+        name = cosigner_of(member)
+        if name not in cosigners(checkpoint.note + line, witnesses(self._house.roster, member)):
+            raise LedgerError("a cosignature is not by the member who brings it", expected=name)
 
     def _showing(self, about: dict[str, list[int]]) -> Showing:
         note = self._journal.checkpoint(self._house.identity)

@@ -76,7 +76,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._ledger = LedgerDesk(run.house)
         self._nonces = NonceBook(ANSWER_LIFE_MS)
         self._past = deque(_latest(run, state, first), REMEMBERED + 1)
-        self._note = RoundNotes()
+        self._note, self._shown_size = RoundNotes(), 0
         self._judging = run.judging_files.judging(run.settings.detector) if run.settings.detector else None
         cross = run.settings.cross_validation
         self._examination = Examination(cross) if cross else None
@@ -173,6 +173,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         with phase("ledger"):
             told = closing_entries(run.store, run.id, server_round, run.settings, hearing.told, closing, digest)
             run.store.close_round(run.id, server_round, closing.outcome, digest, told)
+            self._ledger.cosigned_by(self._shown_size, hearing.cosignatures)
             self._ledger.sign()
         self._digest = digest
         self._examine(closing)
@@ -221,6 +222,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         with phase("ledger"):
             told = measured_entries(run.store, run.id, server_round, hearing.told, private=bool(run.settings.privacy))
             run.store.close_round(run.id, server_round, "measured", None, told)
+            self._ledger.cosigned_by(self._shown_size, hearing.cosignatures)
             self._ledger.sign()
         self._keep(server_round, None)
         hearing.spool.clear()
@@ -253,7 +255,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         self._hearing.spool.clear()  # what a crash left of an earlier try at this round
         body, sizes = self._sealed_adapter()
         shown = self._ledger.shown(run.id, number - 1)
-        self._hearing.shown_size = shown.size
+        self._shown_size = shown.size
         for node, site in sites.items():
             task = pb.Task(
                 work=work, order=run.signed, told=run.store.budget(site.id.name), candidates=sizes,
@@ -334,7 +336,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         spool = Spool(self._run.house.home.spool(self._run.id, number))
         run, house = self._run, self._run.house
         return Hearing(
-            run.id, number, run.store, lambda who: who in house.roster, {}, spool, self._nonces, sitting, self._ledger,
+            run.id, number, run.store, lambda who: who in house.roster, {}, spool, self._nonces, sitting,
             keeps_refused=run.replay_files.keeps,
         )  # fmt: skip
 
