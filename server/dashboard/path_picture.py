@@ -14,8 +14,12 @@ STEP = 46
 """From one level to the next."""
 
 _LETTER = 6.4  # across, of a label
+_LONGEST = 15
 _GAP = 18.0
+_FIRST = WIDTH / 4
 _SMALLEST = 20.0
+_SMALLER = 0.62
+_BACK = 0.85  # a way that turns to one side at every step becomes a straight one, and stays in the frame
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,11 @@ class Level:
 
     @property
     def label(self) -> str:
-        """Which those are."""
-        return f"{self.start}\u2013{self.end - 1}" if self.entries > 1 else str(self.start)
+        """Which those are; only the first, where both are long."""
+        if self.entries == 1:
+            return str(self.start)
+        whole = f"{self.start}\u2013{self.end - 1}"
+        return whole if len(whole) <= _LONGEST else f"{self.start}\u2026"
 
 
 @dataclass(frozen=True)
@@ -104,15 +111,13 @@ def _siblings(index: int, size: int) -> list[tuple[int, int]]:
 
 def _laid_out(steps: Sequence[Level]) -> list[Level]:
     """Give each step its place: the root at the top, each step down as far aside as there is room."""
-    places = [0.0]  # of the way, from the root down
-    aside = WIDTH / 4
-    spread = []
+    places, spread, aside = [0.0], [], _FIRST  # of the way, from the root down; of the siblings
     for step in reversed(steps):
         way = aside if step.left else -aside
-        spread.append((places[-1] - way, places[-1] + way))
-        places.append(places[-1] + way)
-        aside = max(_SMALLEST, aside * 0.62)
-    every = [*places, *(x for x, _ in spread)]
+        spread.append(_BACK * places[-1] - way)
+        places.append(_BACK * places[-1] + way)
+        aside = max(_SMALLEST, aside * _SMALLER)
+    every = [*places, *spread]
     low, high = min(every), max(every)
     # A label stands outside of its hash: on the left there is room for those on the left, and so on the right.
     left = _GAP + _LETTER * max((len(step.label) for step in steps if step.left), default=4)
@@ -127,7 +132,7 @@ def _laid_out(steps: Sequence[Level]) -> list[Level]:
     return [
         Level(
             step.sibling, step.left, step.result, step.start, step.end,
-            across(places[len(steps) - up]), bottom - up * STEP, across(spread[len(steps) - 1 - up][0]),
+            across(places[len(steps) - up]), bottom - up * STEP, across(spread[len(steps) - 1 - up]),
             across(places[len(steps) - up - 1]), bottom - (up + 1) * STEP,
         )
         for up, step in enumerate(steps)

@@ -9,6 +9,7 @@ is another one later does not go unnoticed.
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ VERDICTS: tuple[str, ...] = get_args(VerdictWord)
 _KIND = {kind: number for number, kind in enumerate(KINDS, start=1)}
 _VERDICT = {verdict: number for number, verdict in enumerate(VERDICTS, start=1)}
 _FREQUENT = frozenset(_KIND[kind] for kind in ("round-closed", "round-opened", "update"))  # a run has many of these
+_MEMBER = re.compile(r"spiffe://[a-z0-9.-]+/(site|operator|auditor|server)/([a-z0-9-]+)")
 _MOST_NAME = 300
 _MOST_NUMBER = 2**31
 
@@ -46,6 +48,7 @@ CREATE TABLE runs (
 );
 CREATE INDEX runs_in_order ON runs (first);
 CREATE TABLE parts (who INTEGER NOT NULL, run INTEGER NOT NULL, private INTEGER, PRIMARY KEY (who, run)) WITHOUT ROWID;
+CREATE TABLE spent (who INTEGER PRIMARY KEY, private INTEGER NOT NULL);
 CREATE INDEX parts_of_run ON parts (run, who);
 """
 
@@ -107,7 +110,7 @@ class Places:
     def begin_anew(self) -> None:
         """Forget everything: the ledger is another one."""
         with self._lock:
-            for table in ("lines", "members", "runs", "parts"):
+            for table in ("lines", "members", "runs", "parts", "spent"):
                 self._db.execute(f"DELETE FROM {table}")  # noqa: S608 (names of ours)
 
     def size(self) -> int:
@@ -138,9 +141,8 @@ class Places:
             self._run(one, run, number or 0, who)
 
     def _member(self, who: int | None, member: str, place: int) -> None:
-        parts = member.rsplit("/", 2)
-        if who is not None and len(parts) == 3:
-            self._db.execute("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?)", (who, parts[1], parts[2], place))
+        if who is not None and (named := _MEMBER.fullmatch(member)):
+            self._db.execute("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?)", (who, named[1], named[2], place))
 
     def _run(self, one: Row, run: int, number: int, who: int | None) -> None:
         if one.told.get("kind") == "run-started":
@@ -152,6 +154,8 @@ class Places:
         elif one.told.get("kind") == "update" and who is not None:
             private = one.place if isinstance(one.told.get("privacy"), dict) else None
             self._db.execute(_TAKES_PART, (who, run, private))
+            if private is not None:
+                self._db.execute("INSERT OR REPLACE INTO spent VALUES (?, ?)", (who, private))
             return  # a round is opened before it has updates
         self._db.execute("UPDATE runs SET last = ?, round = max(round, ?) WHERE run = ?", (one.place, number, run))
 

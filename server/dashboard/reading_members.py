@@ -29,10 +29,7 @@ _OF_KIND = (
     "WHERE who IN (SELECT value FROM json_each(?)) AND run IS NULL AND kind IN (SELECT value FROM json_each(?)) "
     "GROUP BY who"
 )
-_LAST_PRIVATE = (
-    "SELECT max(private) FROM parts JOIN names ON id = who "
-    "WHERE name IN (SELECT value FROM json_each(?)) AND private NOT NULL GROUP BY who"
-)
+_LAST_PRIVATE = "SELECT private FROM spent JOIN names ON id = who WHERE name IN (SELECT value FROM json_each(?))"
 _ABOUT = "SELECT place FROM lines WHERE who = ? AND run IS NULL ORDER BY place DESC LIMIT ?"
 _COUNT_PARTS = "SELECT count(*) FROM parts WHERE who = ?"
 _PARTS = "SELECT run FROM parts WHERE who = ? ORDER BY run DESC LIMIT ? OFFSET ?"

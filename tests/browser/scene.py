@@ -106,8 +106,7 @@ class Scene:
 def found_scene(folder: Path) -> Scene:
     """Found a federation of six sites in a folder; nothing was trained yet."""
     home = ServerHome(folder / "server")
-    ports = dict.fromkeys(("fleet_port", "registry_port", "door_port", "control_port", "metrics_port"), 0)
-    found(home, ServerSettings(federation=FEDERATION, operator="anna", **ports), ["127.0.0.1", "localhost"])
+    found(home, ServerSettings(federation=FEDERATION, operator="anna"), ["127.0.0.1", "localhost"])
     keys = {name: MemberKeys.generate(SpiffeId(FEDERATION, Role.SITE, name)) for name in SITES}
     for one in keys.values():
         add_site(home, one.public)
