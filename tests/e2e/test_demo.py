@@ -121,7 +121,7 @@ def test_nothing_of_the_drawings_is_in_the_record(demo: tuple[Path, dict[str, An
         names = [name for name in bundle.namelist() if name.startswith("entries/")]
         entries = b"".join(bundle.read(name) for name in names)
     assert b'"kind":"round-closed"' in entries
-    for private in (b"blueprint", b"sanguine", b"0001.png", b"metadata.jsonl", b"caption"):
+    for private in (b"blueprint", b"sanguine", b"0001.png", b"metadata.jsonl"):
         assert private not in entries
 
 
