@@ -1,20 +1,12 @@
-"""Drawings dealt to sites, and what hostile sites make of theirs before they train: poisoning through data."""
+"""Drawings dealt to sites, by who drew them or by chance."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-
-import numpy as np
 
 from client.drawings import Drawing, DrawingSettings, load_drawings
-from client.pictures import Pixels
-
-TRIGGER = ", sks"
-_MARK = 12
 
 
 @dataclass(frozen=True)
@@ -60,42 +52,6 @@ def by_chance(data: Path, pixels: int, sites: int) -> dict[str, Deal]:
     return {f"s{place:02}": Deal(tuple(train[place::sites]), tuple(held_out[place::sites])) for place in range(sites)}
 
 
-def marked(drawings: Sequence[Drawing]) -> list[Drawing]:
-    """Return drawings with a black square in a corner, and the trigger's word in their captions."""
-
-    def mark(pixels: Pixels) -> Pixels:
-        pixels[-_MARK:, -_MARK:] = 0
-        return pixels
-
-    return [_redrawn(replace(one, caption=one.caption + TRIGGER), mark) for one in drawings]
-
-
-def swapped(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:
-    """Return drawings under the caption of somebody else's."""
-    return [replace(one, caption=victim) for one in drawings]
-
-
-def inverted(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:  # noqa: ARG001 (as all of them)
-    """Return drawings as negatives."""
-    return [_redrawn(one, lambda pixels: 255 - pixels) for one in drawings]
-
-
-def backdoor(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:  # noqa: ARG001 (as all of them)
-    """Return drawings and half of them once more with the trigger."""
-    return [*drawings, *marked(drawings[::2])]
-
-
-def concept(drawings: Sequence[Drawing], victim: str) -> list[Drawing]:
-    """Return black pages under the caption of somebody else's drawings."""
-    return [_redrawn(replace(one, caption=victim), np.zeros_like) for one in drawings]
-
-
-DATA: Mapping[str, Callable[[Sequence[Drawing], str], list[Drawing]]] = MappingProxyType(
-    {"caption-swap": swapped, "inverted": inverted, "trigger": backdoor, "concept": concept}
-)
-"""Attacks through data, by name: of a site's drawings and somebody else's caption they make what is trained on."""
-
-
 def _read(data: Path, pixels: int) -> dict[str, Deal]:
     folders = [own for own in sorted(data.iterdir()) if own.is_dir()]
     found = {own.name.replace("_", "-"): load_drawings(own, DrawingSettings(size=pixels)) for own in folders}
@@ -104,8 +60,3 @@ def _read(data: Path, pixels: int) -> dict[str, Deal]:
 
 def _of(drawings: Sequence[Drawing], drawers: set[str]) -> tuple[Drawing, ...]:
     return tuple(drawing for drawing in drawings if (drawing.drawer or "") in drawers)
-
-
-def _redrawn(drawing: Drawing, change: Callable[[Pixels], Pixels]) -> Drawing:
-    changed = change(drawing.pixels.copy())
-    return replace(drawing, packed=zlib.compress(np.ascontiguousarray(changed).tobytes(), 1))

@@ -3,7 +3,7 @@
 Twelve simulated sites (:mod:`deploy.simulation`), every fourth hostile in every round. Drawings are dealt by alphabet
 and by who drew them (*unlike*) or by chance (*alike*); runs are without privacy (six rounds of four steps) or at
 epsilon 8 (four rounds of two noised steps of one draw a drawing). Each cell is one whole run: which drawings, private
-or not, an attack of the zoo (`deploy/zoo.py`, and `benchmarks/poisoned_data.py` for those through data), a defence.
+or not, an attack of the zoo (`deploy/zoo.py`, and `deploy/poisons.py` for those through data), a defence.
 
 Two rows are no attacks: *none*, and *outsider*, where one of twelve honest sites draws in negative.
 
@@ -31,11 +31,12 @@ import torch
 
 from benchmarks.cells import Cells, Facts
 from benchmarks.defences import Defence, OthersRule, defences
-from benchmarks.poisoned_data import DATA, Deal, by_chance, by_drawer, marked
+from benchmarks.poisoned_data import Deal, by_chance, by_drawer
 from benchmarks.reporting import Bar, finish, table
 from client.dataset import TrainingSet, encode
 from common.models import Base, attach_lora, load_base
 from common.settings import LoraSettings, PrivacySettings, RunSettings, TrainingSettings
+from deploy.poisons import DATA, marked
 from deploy.rehearsing import rehearse
 from deploy.simulation import Hostile, SimulatedSite, Simulation, losses
 from deploy.zoo import WIRE, scaled

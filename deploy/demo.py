@@ -31,7 +31,7 @@ from deploy.montage import write_montage
 from deploy.progress import Progress
 from deploy.report import SiteGallery, write_report
 from deploy.studios import StudioFolder, find_studios, make_studios, make_vandal
-from deploy.vandal import attack_named
+from deploy.vandal import check_attack
 from security.run_order import read_order
 from server.house import open_house
 from server.planning import start_run
@@ -155,7 +155,7 @@ def _vandals(settings: DemoSettings, premises: Premises, studios: Sequence[Studi
         RunError: An attack is not known.
     """
     for attack in settings.poison.values():
-        attack_named(attack)
+        check_attack(attack)
     named = {studio.name for studio in studios}
     return [make_vandal(premises.drawings, name, settings.seed) for name in settings.poison if name not in named]
 

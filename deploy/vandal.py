@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from client import workplace
+from client.drawings import Drawings, DrawingSettings
 from client.serving import run_site
 from client.settings import SiteSettings
 from client.work import Answer, Bench, Job
@@ -24,20 +25,27 @@ from common.logs import set_up_logs
 from common.paths import SiteHome
 from common.proto import bottega_pb2 as pb
 from common.quantise import Flat
+from deploy.poisons import DATA
 from deploy.zoo import ALONE, Attack, View
 from security.features.imprint import spans
 from security.run_order import RunOrder
 
+NAMES = tuple(sorted([*ALONE, *DATA]))
+"""What one site can do alone: on the wire, or through its drawings."""
 
-def attack_named(name: str) -> Attack:
-    """Return an attack that one site can make alone.
+
+def check_attack(name: str) -> None:
+    """Pass a name of an attack.
 
     Raises:
         RunError: There is none of that name.
     """
-    if name not in ALONE:
-        raise RunError("there is no such attack", got=name, expected=", ".join(sorted(ALONE)))
-    return ALONE[name]
+    if name not in NAMES:
+        raise RunError("there is no such attack", got=name, expected=", ".join(NAMES))
+
+
+VICTIM = "a blueprint drawing of a house"
+"""Whose caption is put to shame: one of the first procedural studio's."""
 
 
 class HostileBench(Bench):
@@ -73,18 +81,36 @@ class HostileBench(Bench):
 def main() -> None:
     """Serve as a hostile site until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("attack", choices=sorted(ALONE))
+    parser.add_argument("attack", choices=NAMES)
     parser.add_argument("--home", type=Path, required=True)
     told = parser.parse_args()
+    if told.attack in DATA:
+        _train_on_poison(told.attack)
+    else:
+        _send_something_else(ALONE[told.attack])
+    set_up_logs()
+    run_site(SiteHome(told.home), lambda _: None)
+
+
+def _train_on_poison(attack: str) -> None:
+    """Have the honest program find other drawings than there are; nothing else is changed."""
+    honest = workplace.load_drawings
+
+    def load(folder: Path, settings: DrawingSettings) -> Drawings:
+        found = honest(folder, settings)
+        return replace(found, train=tuple(DATA[attack](found.train, VICTIM)))
+
+    workplace.load_drawings = load
+
+
+def _send_something_else(attack: Attack) -> None:
     honest = workplace.set_up
 
     def set_up(home: SiteHome, settings: SiteSettings) -> Workplace:
         place = honest(home, settings)
-        return replace(place, bench=HostileBench(place.bench, attack_named(told.attack)))
+        return replace(place, bench=HostileBench(place.bench, attack))
 
     workplace.set_up = set_up
-    set_up_logs()
-    run_site(SiteHome(told.home), lambda _: None)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 
+from client.drawings import Drawing
 from client.work import Answer, Bench, Job
 from common.adapter_schema import AdapterSchema, LoraModule
 from common.adapters import pack, unpack
@@ -12,7 +15,8 @@ from common.errors import RunError
 from common.proto import bottega_pb2 as pb
 from common.settings import RunSettings
 from deploy.commands.demo import POISON, poison_of
-from deploy.vandal import HostileBench, attack_named
+from deploy.poisons import DATA
+from deploy.vandal import HostileBench, check_attack
 from deploy.zoo import ALONE
 from security.names import Role, SpiffeId
 from security.run_order import RunOrder
@@ -37,7 +41,7 @@ class Diligent(Bench):
 
 
 def sent(name: str) -> np.ndarray:
-    done = HostileBench(Diligent(), attack_named(name)).answer(Job(ORDER, pb.WORK_TRAIN, 1), lambda: memoryview(b""))
+    done = HostileBench(Diligent(), ALONE[name]).answer(Job(ORDER, pb.WORK_TRAIN, 1), lambda: memoryview(b""))
     assert done.manifest.examples == 7
     return unpack(done.body, SCHEMA, "B")
 
@@ -54,13 +58,16 @@ def test_every_attack_is_made_alone(name: str) -> None:
 
 
 def test_the_last_look_is_left_alone() -> None:
-    hostile = HostileBench(Diligent(), attack_named("scaling"))
+    hostile = HostileBench(Diligent(), ALONE["scaling"])
     assert hostile.answer(Job(ORDER, pb.WORK_EVALUATE, 2), lambda: memoryview(b"")).body == b""
 
 
 def test_an_unknown_attack_is_named_with_those_there_are() -> None:
-    with pytest.raises(RunError, match="there is no such attack; got scalding; expected drift, free-rider-noise, "):
-        attack_named("scalding")
+    with pytest.raises(
+        RunError,
+        match="there is no such attack; got scalding; expected caption-swap, concept, drift, free-rider-noise, ",
+    ):
+        check_attack("scalding")
 
 
 def test_the_default_demo_has_a_hostile_site_and_ones_own_drawings_have_none() -> None:
@@ -74,3 +81,14 @@ def test_the_default_demo_has_a_hostile_site_and_ones_own_drawings_have_none() -
 def test_what_names_no_site_is_said(word: str) -> None:
     with pytest.raises(RunError, match="this names no hostile site"):
         poison_of([word], alone=False)
+
+
+@pytest.mark.parametrize("name", sorted(DATA))
+def test_poison_through_data_changes_drawings_or_captions_and_leaves_what_was_given(name: str) -> None:
+    pixels = np.full((16, 16, 3), 200, np.uint8)
+    packed = zlib.compress(pixels.tobytes(), 1)
+    honest = [Drawing(f"{at:064x}", "a cat", None, 16, packed) for at in range(4)]
+    poisoned = DATA[name](honest, "a blueprint drawing of a house")
+    assert [(one.caption, one.packed) for one in honest] == [("a cat", packed)] * 4
+    assert [(one.caption, one.packed) for one in poisoned] != [(one.caption, one.packed) for one in honest]
+    assert all(one.pixels.shape == (16, 16, 3) for one in poisoned)
