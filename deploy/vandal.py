@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -94,13 +95,14 @@ def main() -> None:
 
 def _train_on_poison(attack: str) -> None:
     """Have the honest program find other drawings than there are; nothing else is changed."""
-    honest = workplace.load_drawings
+    program: Any = workplace
+    honest = program.load_drawings
 
     def load(folder: Path, settings: DrawingSettings) -> Drawings:
-        found = honest(folder, settings)
+        found: Drawings = honest(folder, settings)
         return replace(found, train=tuple(DATA[attack](found.train, VICTIM)))
 
-    workplace.load_drawings = load
+    program.load_drawings = load
 
 
 def _send_something_else(attack: Attack) -> None:
