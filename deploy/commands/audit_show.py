@@ -8,11 +8,12 @@ from typing import Any
 from rich.markup import escape
 
 from deploy.commands.audit_options import marked, number, show, table
-from security.audit.people import day
 
 
 def show_rounds(found: Sequence[dict[str, Any]]) -> None:
     """Print a table of rounds, as :func:`security.audit.rounds.row` has them."""
+    from security.audit.people import day
+
     columns = ("run", "round", "opened (UTC)", "outcome", "averaged", "left out", "silent", "\u03b5", "entries")
     shown = table(*columns, right=("round", "averaged", "\u03b5"))
     for one in found:
@@ -53,6 +54,8 @@ def show_one_round(facts: dict[str, Any]) -> None:
 
 def show_one_site(facts: dict[str, Any]) -> None:
     """Print one site, as :func:`security.audit.people.site_facts` has it."""
+    from security.audit.people import day
+
     show(f"[bold]{facts['site']}[/] ({facts['member']}): {facts['status']}")
     age = "" if facts["keys_age_days"] is None else f", {facts['keys_age_days']:g} days old"
     show(f"joined   {facts['joined'] or 'not yet'}")

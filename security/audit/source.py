@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -16,6 +17,9 @@ from security.ledger import Reader
 
 ENTRIES_AT_ONCE = 1000
 NOTES_AT_ONCE = 100
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+
+T = TypeVar("T")
 
 
 class LedgerSource(Protocol):
@@ -77,8 +81,9 @@ class RegistrySource:
 
     def latest(self, known_size: int) -> tuple[bytes, Sequence[bytes]]:
         """Return the latest checkpoint, with a proof."""
+        call = pb.GetLedgerCall(known_size=known_size)
         try:
-            shown = self._stub.GetLedger(pb.GetLedgerCall(known_size=known_size), timeout=CALL_S)
+            shown = _patiently(lambda: self._stub.GetLedger(call, timeout=CALL_S))
         except grpc.RpcError as refusal:
             if refusal.code() in {*NO_ANSWER, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
                 raise
@@ -88,12 +93,25 @@ class RegistrySource:
 
     def checkpoints(self, above: int) -> Sequence[bytes]:
         """Return the next checkpoints."""
-        return list(self._stub.GetCheckpoints(pb.GetCheckpointsCall(above=above), timeout=CALL_S).notes)
+        call = pb.GetCheckpointsCall(above=above)
+        return list(_patiently(lambda: self._stub.GetCheckpoints(call, timeout=CALL_S)).notes)
 
     def entries(self, start: int, count: int) -> Sequence[bytes]:
         """Return the next entries."""
         call = pb.GetEntriesCall(start=start, count=min(count, ENTRIES_AT_ONCE))
-        return list(self._stub.GetEntries(call, timeout=CALL_S).entries)
+        return list(_patiently(lambda: self._stub.GetEntries(call, timeout=CALL_S)).entries)
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Make a call; a server that is asked too much at once is given a little time."""
+    for pause in _PAUSES_S:
+        try:
+            return call()
+        except grpc.RpcError as refusal:
+            if refusal.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            time.sleep(pause)
+    return call()
 
 
 class BundleSource:

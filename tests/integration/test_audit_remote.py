@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 from client.cli_belief import believed
@@ -17,13 +18,17 @@ from client.moving_in import move_in_member
 from client.offline import read_grant, write_request
 from common.errors import HomeError, ProcessError
 from common.paths import MemberHome
+from common.settings import MemberSettings, read_toml
 from deploy.commands.audit import audit_app
 from deploy.records import Place, open_record
+from security.audit import mirror
 from security.audit.mirror import ForkError
 from security.calling import NotAMemberError
 from security.names import Role, SpiffeId
 from server.house import open_house
+from server.limits import RateLimit
 from server.opening import desk_of
+from tests.integration.registry_federation import a_registry
 from tests.integration.town import FEDERATION, Town, a_town
 
 
@@ -126,6 +131,17 @@ def test_the_record_of_the_servers_home_is_the_one_that_is_handed_out(town: Town
     home = joined(town, "uffizi", Role.AUDITOR)
     with open_record(Place(home.root)) as mine, open_record(Place(town.home.root)) as theirs:
         assert list(mine.reader.entries()) == list(theirs.reader.entries(0, mine.reader.size()))
+
+
+def test_a_server_that_has_little_time_is_asked_again(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = joined(town, "uffizi", Role.AUDITOR)
+    for name in ("rossi", "bianchi", "verdi"):
+        town.site(name)
+    monkeypatch.setattr(mirror, "ENTRIES_AT_ONCE", 1)
+    with a_registry(town, RateLimit(per_second=20, burst=6)) as port:
+        settings = read_toml(MemberSettings, home.settings).model_copy(update={"registry": f"127.0.0.1:{port}"})
+        home.settings.write_text(tomli_w.dumps(settings.model_dump(mode="json")))
+        assert entries(home).count("joined") == 5
 
 
 @pytest.mark.parametrize("beside", [True, False])
