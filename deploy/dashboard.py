@@ -57,7 +57,8 @@ def serve(place: Place, host: str, port: int, tell: Callable[[str], None], progr
             serve_here(file, host, port, tell)
             return
         authority = read_public(home.authority_certificate, error=SettingsError)
-        tls = Tls(house.tls_key, home.certificate.read_bytes(), authority, lambda: beside.trust.roster)
+        reached = house.settings.reached_by
+        tls = Tls(house.tls_key, home.certificate.read_bytes(), authority, lambda: beside.trust.roster, reached)
         serve_members(file, host, port, tls, tell)
         return
     with _in_bundle(place, place.bundle, progress) if place.bundle else _in_copy(place, progress) as file:

@@ -47,12 +47,14 @@ class Tls:
         certificate: PEM.
         authority: The certificate of the authority that certifies members, PEM.
         roster: Returns who belongs at this moment.
+        reached_by: Name or address that members reach the server by.
     """
 
     key: ec.EllipticCurvePrivateKey
     certificate: bytes
     authority: bytes
     roster: Callable[[], Roster]
+    reached_by: str
 
 
 def serve_here(file: LedgerFile, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -107,7 +109,7 @@ def serve_members(file: LedgerFile, host: str, port: int, tls: Tls, tell: Callab
         config = uvicorn.Config(app, ssl_context_factory=lambda *_: context, lifespan="off", **_common())
         newcomers = Newcomers()
         server = FleetDoor(config, newcomers, partial(_Shown, newcomers))
-        reached = next(iter(names)) if host in _EVERYWHERE else host
+        reached = tls.reached_by if host in _EVERYWHERE else host
         address = f"https://{_written(reached)}:{listener.getsockname()[1]}/"
         asyncio.run(_until_stopped(server, listener, desk, lambda: tell(address)))
 

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _documents(chromium: Browser, served: Dashboard, scene: Scene) -> None:
-    page = _page(chromium, served.link, 1280, 1500)
+    page = _page(chromium, served.fresh_link(), 1280, 1500)
     page.goto(f"{served.address}/runs/{PRIVATE}")
     page.screenshot(path=DOCS / "dashboard.png")
     index = scene.members.roster.version + 30
@@ -49,12 +49,10 @@ def _documents(chromium: Browser, served: Dashboard, scene: Scene) -> None:
 
 def _every_page(chromium: Browser, served: Dashboard, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    link = served.link
     for name, width, scheme, language in (
         ("light", 1280, "light", "en"), ("dark", 1280, "dark", "en"), ("narrow", 320, "light", "es"),
     ):  # fmt: skip
-        page = _page(chromium, link, width, 900, "dark" if scheme == "dark" else "light", language)
-        link = served.another_link()
+        page = _page(chromium, served.fresh_link(), width, 900, "dark" if scheme == "dark" else "light", language)
         for about, path in PAGES.items():
             page.goto(served.address + path)
             page.wait_for_load_state("load")

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,25 +21,24 @@ CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found :=
 NO_CHROMIUM = "no Chromium is installed (Debian: apt-get install chromium)"
 
 
-@dataclass
 class Dashboard:
     """`bottega audit serve` while it runs: the link that it printed, and where it is."""
 
-    process: subprocess.Popen[str]
-    link: str
+    def __init__(self, process: subprocess.Popen[str], link: str) -> None:
+        parts = urlsplit(link)
+        self.process, self.link = process, link
+        self.address = f"{parts.scheme}://{parts.netloc}"
+        self._fresh: str | None = link
 
-    @property
-    def address(self) -> str:
-        parts = urlsplit(self.link)
-        return f"{parts.scheme}://{parts.netloc}"
-
-    def another_link(self) -> str:
-        """Return the link that is told when one was used."""
+    def fresh_link(self) -> str:
+        """Return a link that nobody has used yet: the first, or the one that is told when one was used."""
         assert self.process.stderr
-        for line in self.process.stderr:
-            if "the next one may use" in line:
-                return line.split()[-1]
-        raise AssertionError("no other link was told")
+        link, self._fresh = self._fresh, None
+        while link is None:
+            line = self.process.stderr.readline()
+            assert line, "no other link was told"
+            link = line.split()[-1] if "the next one may use" in line else None
+        return link
 
 
 @contextmanager

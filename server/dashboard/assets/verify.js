@@ -135,4 +135,5 @@ async function pressed() {
 }
 
 button.hidden = false;
+box.querySelector(".without").hidden = true;
 button.addEventListener("click", pressed);
