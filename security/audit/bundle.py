@@ -21,62 +21,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Annotated, Literal, Self
+from typing import IO, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from common.errors import LedgerError
+from security.audit.bundle_parts import (
+    MANIFEST,
+    MOST_BYTES,
+    MOST_MANIFEST_BYTES,
+    MOST_PARTS,
+    Manifest,
+    Part,
+    adapter_name,
+    check_name,
+    checkpoint_name,
+    entries_name,
+    most_of,
+    refused,
+)
 
-MOST_PARTS = 60_000
-"""Parts of one bundle: fewer than the 65,535 from which on a zip file needs other tables."""
+__all__ = ["Bundle", "Manifest", "adapter_name", "checkpoint_name", "entries_name", "write_bundle"]
 
-MOST_BYTES = 2**32 - 2**24
-"""All parts of a bundle together, unpacked: just under 4 GiB, the end of plain zip files."""
-
-MOST_MANIFEST_BYTES = 2**24
 _MOST_DIRECTORY_BYTES = 2**24
 _CHUNK = 2**20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}){0,4}")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same content makes the same file
 _END = struct.Struct("<4s4H2LH")
-_MANIFEST = "manifest.json"
-_ADVICE = "Nothing of it was kept. Have it exported again (`bottega audit export FILE`), and compare SHA-256 sums."
-
-MOST_OF_A_KIND: Mapping[str, int] = {
-    "entries": 2**25, "checkpoints": 1_000_000, "keys": 2**24, "adapters": 2**31, "updates": 2**31, "README.txt": 2**16,
-}  # fmt: skip
-"""The longest part of each kind, bytes; what is of no kind is refused."""
-
-
-class Part(BaseModel):
-    """One part, as the manifest has it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: Annotated[str, Field(max_length=700)]
-    size: Annotated[int, Field(ge=0, le=MOST_BYTES)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Manifest(BaseModel):
-    """What is in a bundle, by its own word."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    format: Literal["bottega-audit"]
-    version: Literal[1]
-    federation: Annotated[str, Field(max_length=255)]
-    software: Annotated[str, Field(max_length=200)]
-    entries: Annotated[int, Field(ge=0, lt=2**62)]
-    parts: Annotated[list[Part], Field(max_length=MOST_PARTS)]
 
 
 class Bundle:
@@ -99,7 +76,7 @@ class Bundle:
         except OSError as cause:
             raise LedgerError("the bundle cannot be read", got=cause.strerror, advice="Name another file.") from None
         except _BROKEN:
-            raise _refused("this is no bundle of a record, or it is cut short") from None
+            raise refused("this is no bundle of a record, or it is cut short") from None
         try:
             self._infos = _checked(self._zip.infolist(), file.stat().st_size)
             self.manifest = self._read_manifest()
@@ -129,7 +106,7 @@ class Bundle:
         """
         part = self._parts.get(name)
         if part is None:
-            raise _refused("the bundle lacks a part", got=name)
+            raise refused("the bundle lacks a part", got=name)
         seen, digest = 0, hashlib.sha256()
         try:
             with self._zip.open(self._infos[name]) as opened:
@@ -140,9 +117,9 @@ class Bundle:
                     digest.update(chunk)
                     yield chunk
         except (*_BROKEN, OSError):
-            raise _refused("a part of the bundle is damaged", got=name) from None
+            raise refused("a part of the bundle is damaged", got=name) from None
         if seen != part.size or digest.hexdigest() != part.sha256:
-            raise _refused("a part of the bundle is not what its manifest says", got=name)
+            raise refused("a part of the bundle is not what its manifest says", got=name)
 
     def read(self, name: str) -> bytes:
         """Return a part; see :meth:`chunks`."""
@@ -167,12 +144,12 @@ class Bundle:
         count = 0
         for name in self.names("entries"):
             if name != entries_name(count):
-                raise _refused("entries are missing from the bundle", got=name, expected=entries_name(count))
+                raise refused("entries are missing from the bundle", got=name, expected=entries_name(count))
             for entry in self.read(name).split(b"\n")[:-1]:
                 count += 1
                 yield entry
         if count != self.manifest.entries:
-            raise _refused("entries are missing from the bundle", got=count, expected=self.manifest.entries)
+            raise refused("entries are missing from the bundle", got=count, expected=self.manifest.entries)
 
     def checkpoints(self) -> Iterator[bytes]:
         """Yield all checkpoints by size, with the lines of who co-signed.
@@ -184,32 +161,32 @@ class Bundle:
             yield self.read(name)
 
     def _read_manifest(self) -> Manifest:
-        if _MANIFEST not in self._infos:
-            raise _refused("this is no bundle of a record", got="a zip file without a manifest")
+        if MANIFEST not in self._infos:
+            raise refused("this is no bundle of a record", got="a zip file without a manifest")
         try:
-            with self._zip.open(self._infos[_MANIFEST]) as opened:
+            with self._zip.open(self._infos[MANIFEST]) as opened:
                 text = opened.read(MOST_MANIFEST_BYTES + 1)
             if len(text) > MOST_MANIFEST_BYTES:
-                raise _refused("the bundle's manifest is too long")
+                raise refused("the bundle's manifest is too long")
             values = json.loads(text)
             if isinstance(values, dict) and values.get("version", 1) != 1:
-                raise _refused("the bundle is of another version", expected=1)
+                raise refused("the bundle is of another version", expected=1)
             return Manifest.model_validate(values)
         except (*_BROKEN, OSError, RecursionError, ValidationError, UnicodeDecodeError, json.JSONDecodeError):
-            raise _refused("the bundle's manifest cannot be read") from None
+            raise refused("the bundle's manifest cannot be read") from None
 
     def _check_parts(self) -> None:
         """Each part is told of, once, and is as long as is told."""
-        told = {*self._parts, _MANIFEST}
+        told = {*self._parts, MANIFEST}
         if len(self._parts) != len(self.manifest.parts):
-            raise _refused("the bundle's manifest tells of a part twice")
+            raise refused("the bundle's manifest tells of a part twice")
         if strange := sorted(self._infos.keys() - told):
-            raise _refused("the bundle holds a part that its manifest does not tell of", got=strange[0])
+            raise refused("the bundle holds a part that its manifest does not tell of", got=strange[0])
         if missing := sorted(told - self._infos.keys()):
-            raise _refused("the bundle lacks a part", got=missing[0][:200])
+            raise refused("the bundle lacks a part", got=missing[0][:200])
         for name, part in self._parts.items():
             if part.size != self._infos[name].file_size:
-                raise _refused("a part of the bundle is not as long as its manifest says", got=name)
+                raise refused("a part of the bundle is not as long as its manifest says", got=name)
 
 
 def write_bundle(
@@ -248,35 +225,20 @@ def write_bundle(
     return manifest
 
 
-def entries_name(start: int) -> str:
-    """Return the name of the part that begins with an entry."""
-    return f"entries/{start:012d}.jsonl"
-
-
-def checkpoint_name(size: int) -> str:
-    """Return the name of the part that holds the checkpoint of a size."""
-    return f"checkpoints/{size:012d}.note"
-
-
-def adapter_name(run: str, number: int) -> str:
-    """Return the name of the part that holds the adapter of a round."""
-    return f"adapters/{run}/{number:04d}.safetensors"
-
-
 def _written(
     out: IO[bytes], federation: str, software: str, entries: int, parts: Iterable[tuple[str, Iterable[bytes]]]
 ) -> Manifest:
     told: list[Part] = []
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, allowZip64=False) as packed:
         for name, pieces in parts:
-            _check_name(name)
+            check_name(name)
             seen, digest = 0, hashlib.sha256()
             with packed.open(_info(name), "w") as opened:
                 for piece in pieces:
                     seen += len(piece)
                     digest.update(piece)
                     opened.write(piece)
-            if seen > _most_of(name) or len(told) >= MOST_PARTS - 1:
+            if seen > most_of(name) or len(told) >= MOST_PARTS - 1:
                 raise LedgerError(
                     "the bundle would be larger than bundles are", got=name, advice="Leave adapters or updates out."
                 )
@@ -284,7 +246,7 @@ def _written(
         manifest = Manifest(
             format="bottega-audit", version=1, federation=federation, software=software, entries=entries, parts=told
         )
-        packed.writestr(_info(_MANIFEST), manifest.model_dump_json(indent=1).encode() + b"\n")
+        packed.writestr(_info(MANIFEST), manifest.model_dump_json(indent=1).encode() + b"\n")
     return manifest
 
 
@@ -307,45 +269,30 @@ def _check_directory(file: Path) -> None:
         raise zipfile.BadZipFile
     _, disk, first, here, count, size, _, _ = _END.unpack_from(tail, place)
     if disk or first or here != count or count > MOST_PARTS or size > _MOST_DIRECTORY_BYTES:
-        raise _refused("the bundle has more parts than bundles have", got=count, expected=f"at most {MOST_PARTS}")
+        raise refused("the bundle has more parts than bundles have", got=count, expected=f"at most {MOST_PARTS}")
 
 
 def _checked(infos: list[zipfile.ZipInfo], length: int) -> dict[str, zipfile.ZipInfo]:
     """Refuse names and sizes that no bundle has, before anything is unpacked."""
     found: dict[str, zipfile.ZipInfo] = {}
     if len(infos) > MOST_PARTS:
-        raise _refused("the bundle has more parts than bundles have", got=len(infos), expected=f"at most {MOST_PARTS}")
+        raise refused("the bundle has more parts than bundles have", got=len(infos), expected=f"at most {MOST_PARTS}")
     for info in infos:
         # `orig_filename` is as it stands there; zipfile itself cuts at a zero byte.
         if info.orig_filename != info.filename or info.filename in found:
-            raise _refused("the bundle names a part twice, or in two ways")
-        if info.filename != _MANIFEST:
-            _check_name(info.filename)
-        most = MOST_MANIFEST_BYTES if info.filename == _MANIFEST else _most_of(info.filename)
+            raise refused("the bundle names a part twice, or in two ways")
+        if info.filename != MANIFEST:
+            check_name(info.filename)
+        most = MOST_MANIFEST_BYTES if info.filename == MANIFEST else most_of(info.filename)
         if info.file_size > most:
-            raise _refused("a part of the bundle is longer than such parts are", got=info.filename[:200])
+            raise refused("a part of the bundle is longer than such parts are", got=info.filename[:200])
         if info.flag_bits & 0x1 or info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-            raise _refused("a part of the bundle is packed in a way that bundles are not", got=info.filename[:200])
+            raise refused("a part of the bundle is packed in a way that bundles are not", got=info.filename[:200])
         found[info.filename] = info
     # Parts that lie over each other in the file are how a small file comes to unpack to a huge one.
     if sum(i.compress_size for i in infos) > length or sum(i.file_size for i in infos) > MOST_BYTES:
-        raise _refused("the bundle would unpack to more than bundles hold", expected=f"at most {MOST_BYTES} bytes")
+        raise refused("the bundle would unpack to more than bundles hold", expected=f"at most {MOST_BYTES} bytes")
     return found
-
-
-def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name) or ".." in name:
-        raise _refused("the bundle names a part as no part is named", got=f"{len(name)} characters")
-    if name.split("/", maxsplit=1)[0] not in MOST_OF_A_KIND:
-        raise _refused("the bundle holds a part of no kind that bundles have", got=name[:200])
-
-
-def _most_of(name: str) -> int:
-    return MOST_OF_A_KIND[name.split("/", maxsplit=1)[0]]
-
-
-def _refused(what: str, *, got: object = None, expected: object = None) -> LedgerError:
-    return LedgerError(what, got=got, expected=expected, advice=_ADVICE)
 
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error, OverflowError,
