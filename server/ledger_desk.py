@@ -7,7 +7,7 @@ written about its own answers, and about nobody else's. Auditors and operators a
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -154,20 +154,13 @@ class LedgerDesk:
 
     def entries(self, start: int, count: int) -> list[bytes]:
         """Return entries from an index on, exact bytes; fewer than asked for where they would be long."""
-        found: list[bytes] = []
-        length = 0
         reader = self._journal.reader
-        for entry in reader.entries(start, min(reader.size(), start + min(count, MOST_ENTRIES))):
-            length += len(entry)
-            if found and length > MOST_BYTES:
-                break
-            found.append(entry)
-        return found
+        return _bounded(reader.entries(start, min(reader.size(), start + min(count, MOST_ENTRIES))))
 
     def checkpoints(self, above: int) -> list[bytes]:
         """Return checkpoints of sizes over one, by size, with the lines of all who co-signed; a hundred at the most."""
         self._journal.checkpoint(self._house.identity)
-        return self._journal.notes(above, MOST_NOTES)
+        return _bounded(self._journal.notes(above, MOST_NOTES))
 
     def _check_line(self, checkpoint: StoredCheckpoint | None, member: SpiffeId, line: bytes) -> None:
         if checkpoint is None:
@@ -179,6 +172,18 @@ class LedgerDesk:
     def _showing(self, about: dict[str, list[int]]) -> Showing:
         note = self._journal.checkpoint(self._house.identity)
         return Showing(self._journal, note, read_checkpoint(note).size, about)
+
+
+def _bounded(parts: Iterable[bytes]) -> list[bytes]:
+    """Return parts up to what one answer may hold, and one at the least."""
+    found: list[bytes] = []
+    length = 0
+    for part in parts:
+        length += len(part)
+        if found and length > MOST_BYTES:
+            break
+        found.append(part)
+    return found
 
 
 def witnesses(roster: Roster, member: SpiffeId) -> list[NoteKey]:
