@@ -75,7 +75,7 @@ def defences(hostile: int) -> Mapping[str, Defence]:
 
     return MappingProxyType(
         {
-            "bottega": Defence(detector=True),
+            "bottega": Defence(detector=True, robust=_behind(hostile)),
             "none": Defence(),
             "median": ours("median"),
             "trimmed mean": ours("trimmed_mean"),
@@ -87,6 +87,11 @@ def defences(hostile: int) -> Mapping[str, Defence]:
             "Flower's MultiKrum": Defence(rule=flower_multi_krum),
         }
     )
+
+
+def _behind(hostile: int) -> RobustSettings:
+    """Return the rule that stands behind the detector by default (``server.planning.defended``)."""
+    return RobustSettings(rule="trimmed_mean", hostile=hostile, mixing=False)
 
 
 def _flowers(rows: Flat, hostile: int, kept: int) -> Flat:
