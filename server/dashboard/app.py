@@ -63,9 +63,6 @@ class _Guard:
         self._app, self._desk = app, desk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         request = Request(scope, receive)
         try:
             request.state.visitor = self._desk.door.admit(request)

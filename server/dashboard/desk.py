@@ -45,7 +45,8 @@ class Desk:
 
     def __init__(self, file: LedgerFile, door: Door) -> None:
         self.file, self.door = file, door
-        self.federation = file.trust().federation
+        trust = file.trust()
+        self.federation, self.pinned = trust.federation, trust.pinned
         places = Places()
         self.follower = Follower(file, places)
         self.reading = Reading(file.open(), places, self.follower.doubt)
@@ -82,8 +83,8 @@ class Desk:
         query = f"?{request.url.query}" if request.url.query else ""
         common = {
             "t": t, "tell": partial(tell, t=t), "visitor": visitor, "federation": self.federation,
-            "standing": self.follower.standing, "source": self.file.kind, "path": request.url.path,
-            "here": request.url.path + query, "live": visitor is not None and status == 200,
+            "standing": self.follower.standing, "source": self.file.kind, "pinned": self.pinned,
+            "path": request.url.path, "here": request.url.path + query, "live": visitor is not None and status == 200,
         }  # fmt: skip
         told = self._pages.get_template(template).render(**common, **facts)
         return HTMLResponse(told, status, {"Vary": "Accept-Language, Cookie", "Content-Language": t.code})

@@ -49,8 +49,7 @@ class Shield:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return  # there is nothing here but pages
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, FloatRect, Page
 
 from tests.browser.scene import GOING, PRIVATE, PUBLIC, Scene, full_scene
 from tests.browser.serving import Dashboard, browser, dashboard
@@ -42,9 +42,10 @@ def _documents(chromium: Browser, served: Dashboard, scene: Scene) -> None:
     page.goto(f"{served.address}/ledger/entries/{index}")
     page.get_by_role("button", name="Verify").click()
     page.locator(".verdict.good").wait_for()
-    page.screenshot(
-        path=DOCS / "dashboard-verify.png", clip={"x": 0, "y": 0, "width": 1280, "height": 1500}, full_page=True
-    )
+    box = page.locator("#proof").bounding_box()
+    assert box
+    clip = FloatRect(x=0, y=box["y"] + 1, width=1280, height=box["height"] + 40)
+    page.screenshot(path=DOCS / "dashboard-verify.png", full_page=True, clip=clip)
 
 
 def _every_page(chromium: Browser, served: Dashboard, folder: Path) -> None:

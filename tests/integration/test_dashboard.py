@@ -238,7 +238,11 @@ def test_a_bundle_is_shown_with_no_server_at_all(scene: Scene, tmp_path: Path) -
     ):  # fmt: skip
         with dashboard(*options) as served, httpx.Client() as client:
             client.get(served.fresh_link())
-            assert words in client.get(served.address).text
+            patience = time.monotonic() + 20
+            while "The ledger holds." not in (told := client.get(served.address).text):
+                assert time.monotonic() < patience
+            assert words in told
+            assert ("The key is the bundle&#39;s own" in told) is ("--bundle" in options)
             assert GOING in client.get(f"{served.address}/runs").text
 
 
