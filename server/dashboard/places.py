@@ -107,16 +107,6 @@ class Places:
                 self._take(one)
             self._db.execute("COMMIT")
 
-    def begin_anew(self) -> None:
-        """Forget everything: the ledger is another one."""
-        with self._lock:
-            for table in ("lines", "members", "runs", "parts", "spent"):
-                self._db.execute(f"DELETE FROM {table}")  # noqa: S608 (names of ours)
-
-    def size(self) -> int:
-        """Return how many entries were taken in."""
-        return int(self.ask("SELECT coalesce(max(place), -1) + 1 FROM lines")[0][0])
-
     def leaves(self, places: Sequence[int]) -> dict[int, bytes]:
         """Return the hashes that entries had when they were read."""
         found = self.ask(
