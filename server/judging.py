@@ -15,7 +15,8 @@ import importlib
 import logging
 import secrets
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ class Sitting:
 
     def see(self, update: AdmittedUpdate) -> None:
         """Look at an update that was admitted; what is kept of it is small."""
-        self._imprints[update.site] = self.frame.imprint(update.delta, update.examples)
+        self._imprints[update.site] = self.frame.imprint(update.delta, update.examples, update.energies)
 
     def of(self, sites: Collection[str]) -> Mapping[str, Imprint]:
         """Return what was kept of the updates of some sites."""
@@ -84,11 +85,14 @@ class Judging:
     def __init__(self, settings: DetectorSettings, rehearsal: bytes | None, memory: bytes | None = None) -> None:
         self._settings, self._rehearsal, self._memory = settings, rehearsal, memory
         self._learning: Learning | None = None
+        self._thread = ThreadPoolExecutor(1, "learning")
+        self._aside: Future[None] | None = None
 
     def judge(self, sitting: Sitting, sites: Collection[str]) -> Judgement:
         """Return what is done with the updates of some sites of a round."""
         from security.judgement import judge  # noqa: PLC0415 (as the module says)
 
+        self.wait()
         learning = self._learned(sitting.number)
         return judge(sitting.of(sites), sitting.frame, sitting.past, learning.measure(self._settings))
 
@@ -98,6 +102,23 @@ class Judging:
         if judgement.accepted is not None:
             learning.add(number, judgement.accepted)
         return learning.to_bytes()
+
+    def learn_aside(self, number: int, judgement: Judgement, keep: Callable[[bytes], None]) -> None:
+        """Learn in a thread, while sites train; the next judging waits for it.
+
+        Args:
+            number: The round, which is closed.
+            judgement: What was accepted in it.
+            keep: Is given what to remember.
+        """
+        self.wait()
+        self._aside = self._thread.submit(lambda: keep(self.learn(number, judgement)))
+
+    def wait(self) -> None:
+        """Wait until what was learned last is learned and kept; whatever broke then breaks here."""
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            aside.result()
 
     def _learned(self, number: int) -> Learning:
         """Return what was learned from rounds before one."""

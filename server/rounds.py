@@ -168,14 +168,15 @@ class SealedRounds(Strategy):  # type: ignore[misc]
             self._past[-1] = (Past(round=server_round, corrected=True), closing.start.adapter)
         self._past.append((Past(round=server_round), self._state.adapter))
         self._keep(server_round, closing)
-        if self._judging and closing.judgement and not closing.why:
-            run.judging_files.keep(self._judging.learn(server_round, closing.judgement.without(closing.harm.sites)))
         with phase("ledger"):
             told = closing_entries(run.store, run.id, server_round, run.settings, hearing.told, closing, digest)
             run.store.close_round(run.id, server_round, closing.outcome, digest, told)
             self._ledger.cosigned_by(self._shown_size, hearing.cosignatures)
             self._ledger.sign()
         self._digest = digest
+        if self._judging and closing.judgement and not closing.why:
+            accepted = closing.judgement.without(closing.harm.sites)
+            self._judging.learn_aside(server_round, accepted, run.judging_files.keep)
         self._examine(closing)
         log.info(
             "round %d: %s, %d averaged of %d admitted", server_round, closing.outcome, len(closing.averaged),
@@ -219,6 +220,8 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         run, hearing = self._run, self._hearing
         with phase("answers", sites=len(hearing.asked)):
             hearing.hear(replies)
+        if self._judging:
+            self._judging.wait()
         with phase("ledger"):
             told = measured_entries(run.store, run.id, server_round, hearing.told, private=bool(run.settings.privacy))
             run.store.close_round(run.id, server_round, "measured", None, told)

@@ -8,7 +8,7 @@ for all sites of the round (a random projection: norms and cosines are kept in e
 arXiv 0909.4061). Coordinates are computed from the factors; no full matrix is formed.
 
 **What is kept of them**: the energy of every layer, over all coordinates; a sample of the coordinates themselves, for
-medians, signs and cosines (all of them, if there are no more than :data:`SAMPLED`); a random projection of all of them
+medians, signs and cosines (all of them, if there are no more than :data:`SAMPLED`); a random projection of them
 (CountSketch: Charikar, Chen and Farach-Colton, 2002, its signs drawn for runs of numbers); spectra of some layers.
 
 Which coordinates are sampled and how they are projected follows from the frame's seed. **The seed must be the server's
@@ -30,12 +30,17 @@ from common.adapter_schema import Adapter, AdapterSchema, LoraModule, check_flat
 from common.orthonormal import orthonormal_b
 from common.quantise import Flat
 from security.conformal import DetectorError
+from security.energies import energies
+from security.energies import spans as places_of
 
 SAMPLED = 16_384
 """Coordinates that are kept of an update, about: the cosine of two updates is seen to within 0.008 or so."""
 
 BUCKETS = 1024
 """Numbers of the random projection."""
+
+PROJECTED = 400_000
+"""Coordinates that the projection is made of, about: of a larger update every second, third, … run of them."""
 
 BLOCKS = ("early", "middle", "late")
 _PREFIXES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
@@ -90,6 +95,7 @@ class Frame:
             chance.choice(np.array([-1.0, 1.0], np.float32), math.ceil((stop - begin) / BUCKETS))
             for begin, stop in self._spans
         ]
+        self._every = max(1, self.size // PROJECTED)
         self._spectral = _few(self._spans, 2 * sampled, chance)
         self._right = [_right(module, part, start, chance) for module in modules]
         self.blocks: NDArray[np.int64] = _blocks(modules)
@@ -104,18 +110,21 @@ class Frame:
         """How many coordinates an update has."""
         return self._spans[-1][1]
 
-    def imprint(self, delta: Flat, examples: int) -> Imprint:
+    def imprint(self, delta: Flat, examples: int, known: NDArray[np.float64] | None = None) -> Imprint:
         """Return what is kept of an update.
 
         Args:
             delta: Finite flat float32 change of the trained factors in schema order.
             examples: What the site says it trained on, at least 1.
+            known: The energy of each layer, if it was taken before; of no use where both factors are trained.
 
         Raises:
             AdapterError: The vector does not fit the schema.
         """
         check_flat(delta, self.schema, self._part)
-        return self._kept(self._sketched(delta) if self._part == "both" else delta, examples)
+        if self._part == "both":
+            return self._kept(self._sketched(delta), examples)
+        return self._kept(delta, examples, known)
 
     def moves(self, adapters: Sequence[Adapter]) -> list[Imprint]:
         """Return the imprints of what rounds did to the adapter, in this frame's coordinates.
@@ -151,15 +160,14 @@ class Frame:
             flat[begin:stop] = (db @ (a + da) + b @ da).reshape(-1)
         return flat
 
-    def _kept(self, flat: Flat, examples: int) -> Imprint:
-        energies, projection = np.empty(len(self._spans)), np.zeros(BUCKETS)
+    def _kept(self, flat: Flat, examples: int, known: NDArray[np.float64] | None = None) -> Imprint:
+        projection = np.zeros(BUCKETS)
         for layer, (begin, stop) in enumerate(self._spans):
-            numbers = flat[begin:stop]
-            energies[layer] = _energy(numbers)
-            _add_projected(projection, numbers, self._signs[layer])
+            _add_projected(projection, flat[begin:stop], self._signs[layer], self._every)
         top, rank = self._spectrum(flat)
         sample = flat[self._places] if len(self._places) < self.size else flat.copy()
-        return Imprint(examples, energies, sample, projection, top, rank)
+        found = energies(flat, self._spans) if known is None else known
+        return Imprint(examples, found, sample, projection, top, rank)
 
     def _spectrum(self, flat: Flat) -> tuple[float, float]:
         tops, ranks, weights = [], [], []
@@ -181,8 +189,7 @@ class Frame:
 
 def spans(schema: AdapterSchema, part: Part) -> list[tuple[int, int]]:
     """Return where each layer's coordinates begin and stop: they lie as cores do, or else as B's numbers do."""
-    stops = np.cumsum([spec.numel for spec in schema.specs("core" if part == "core" else "B")]).tolist()
-    return list(zip([0, *stops[:-1]], stops, strict=True))
+    return places_of(schema, "core" if part == "core" else "B")
 
 
 def _places(
@@ -224,19 +231,10 @@ def _blocks(modules: Sequence[LoraModule]) -> NDArray[np.int64]:
     return np.array([3 * i // len(known) if k is None else k for i, k in enumerate(known)], np.int64)
 
 
-def _energy(numbers: Flat) -> float:
-    """Return the sum of squares; in float64 only where float32 would lose it, which takes longer."""
-    quick = float(np.dot(numbers, numbers))
-    if 1e-25 < quick < 1e25:
-        return quick
-    exact = numbers.astype(np.float64)
-    return float(np.dot(exact, exact))
-
-
-def _add_projected(projection: NDArray[np.float64], numbers: Flat, signs: NDArray[np.float32]) -> None:
+def _add_projected(projection: NDArray[np.float64], numbers: Flat, signs: NDArray[np.float32], every: int) -> None:
     rows, rest = divmod(len(numbers), BUCKETS)
     if rows:
-        projection += signs[:rows] @ numbers[: rows * BUCKETS].reshape(rows, BUCKETS)
+        projection += signs[:rows:every] @ numbers[: rows * BUCKETS].reshape(rows, BUCKETS)[::every]
     if rest:
         projection[:rest] += signs[rows] * numbers[rows * BUCKETS :]
 
