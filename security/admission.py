@@ -329,8 +329,15 @@ def _tensors(plain: memoryview, terms: Terms, out: NDArray[np.float32] | None) -
     return delta
 
 
+OURS = frozenset({
+    "p_value", "score", "site_epsilon", "site_multiplier",
+    "epsilon", "delta", "multiplier", "clip", "rate", "steps", "multiplicity",
+})  # fmt: skip
+"""Names of numbers that the server works out, or takes from elsewhere: a site that reports one is not believed."""
+
+
 def _finite_metrics(update: pb.Update) -> dict[str, float]:
-    metrics = {_plain(name)[:40]: value for name, value in update.metrics.items()}
+    metrics = {_plain(name)[:40]: value for name, value in update.metrics.items() if name not in OURS}
     if len(metrics) > 32 or not np.isfinite([*metrics.values(), update.seconds, *update.ballot]).all():
         raise Refused(
             Check.FINITE, "a reported number is not finite, or there are too many", expected="at most 32 finite numbers"

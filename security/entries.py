@@ -204,6 +204,7 @@ class Update(_Entry):
     weight: Real | None = None  # in the mean; left out where it was not averaged
     norm: Real | None = None
     p_value: Real | None = None  # the detector's
+    score: Real | None = None  # likewise, in its own measure
     privacy: PrivacyApplied | None = None
     metrics: dict[Words, Real] | None = None  # over all of the site's drawings together; none in a private run
 

@@ -53,6 +53,7 @@ class Finding:
         words: Why, as a sentence without a full stop; empty when nothing is to be said.
         scale: What the update is multiplied by: 1, less when it is cut down, 0 when it is rejected.
         p_value: The detector's; NaN where it said nothing.
+        score: How strange it finds the update, in its own measure; NaN likewise.
     """
 
     site: str
@@ -60,6 +61,7 @@ class Finding:
     words: str = ""
     scale: float = 1.0
     p_value: float = math.nan
+    score: float = math.nan
 
     @property
     def rejected(self) -> bool:
@@ -200,6 +202,7 @@ def _strange(
             verdict.words() if verdict.rejected else "",
             0.0 if verdict.rejected else 1.0,
             min(verdict.p_value, verdict.backward),
+            verdict.score,
         )
         for verdict in verdicts
     }, ""

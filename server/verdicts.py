@@ -85,4 +85,4 @@ def record_judgement(store: Store, run: str, number: int, judgement: Judgement) 
     store.judged(run, number, changed, judgement.unsure)
     for finding in judgement.findings.values():
         if not math.isnan(finding.p_value):
-            store.note(run, number, finding.site, {"p_value": finding.p_value})
+            store.note(run, number, finding.site, {"p_value": finding.p_value, "score": finding.score})

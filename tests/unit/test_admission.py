@@ -270,6 +270,11 @@ def test_a_measurement_is_admitted_without_tensors() -> None:
     assert update.norm == 0.0
 
 
+def test_a_site_does_not_report_what_the_server_works_out() -> None:
+    told = pb.Update(examples=5, metrics={"loss": 0.3, "p_value": 1.0, "epsilon": 0.1, "site_epsilon": 0.0})
+    assert judged(Answer(update=told)).metrics == {"loss": 0.3}
+
+
 def test_a_refusal_tells_no_values() -> None:
     why = refused_by(Check.NORM, Answer(tensors=pack(a_delta() * 1234.5, SCHEMA, "B", "fp32")))
     assert "1234" not in str(why).replace("e+04", "")
