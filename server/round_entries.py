@@ -91,7 +91,8 @@ def _answers(
                 at=at, run=run, round=number, site=verdict.site, verdict=word_of(verdict), check=verdict.number,
                 check_name=verdict.check, reason=verdict.reason[:MOST_WORDS] or None, sealed=verdict.digest,
                 signed=known.signed if known else None, examples=verdict.examples or None,
-                weight=weights.get(verdict.site), norm=verdict.norm, p_value=reported.get("p_value"), score=reported.get("score"),
+                weight=weights.get(verdict.site), norm=verdict.norm, p_value=reported.get("p_value"),
+                score=reported.get("score"),
                 privacy=_applied(known.privacy) if known and known.privacy is not None else None,
                 metrics=None if private else {name: reported[name] for name in _METRICS if name in reported} or None,
             )
