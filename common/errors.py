@@ -138,6 +138,12 @@ class LedgerError(BottegaError):
     )
 
 
+class ProvenanceError(BottegaError):
+    """What says where an adapter or a picture comes from does not hold, is missing or cannot be made."""
+
+    advice = "Believe nothing of it. Ask who gave you the files for the folder as it was released."
+
+
 class AgentError(BottegaError):
     """The site agent cannot be reached or cannot answer."""
 

@@ -10,6 +10,25 @@ from security.admission import Check
 from server.store import Store
 
 
+def taught_by(store: Store, run: str, number: int) -> list[str]:
+    """Return the sites whose updates are in the adapter of a round, in alphabetical order.
+
+    Args:
+        store: Of the server.
+        run: The run's id.
+        number: The round whose adapter it is.
+    """
+    return sorted(
+        {
+            verdict.site
+            for row in store.rounds(run)
+            if row.outcome == "aggregated" and row.round <= number
+            for verdict in store.verdicts(run, row.round)
+            if verdict.admitted
+        }
+    )
+
+
 def against_release(store: Store, run: str, number: int) -> list[str]:
     """Return what stands against releasing the adapter of a round, in words; nothing when all who taught it looked.
 
@@ -19,15 +38,7 @@ def against_release(store: Store, run: str, number: int) -> list[str]:
         number: The round whose adapter it is.
     """
     rounds = store.rounds(run)
-    taught = sorted(
-        {
-            verdict.site
-            for row in rounds
-            if row.outcome == "aggregated" and row.round <= number
-            for verdict in store.verdicts(run, row.round)
-            if verdict.admitted
-        }
-    )
+    taught = taught_by(store, run, number)
     look = next((row for row in rounds if row.work == "evaluate" and row.closed_at is not None), None)
     last = max((row.round for row in rounds if row.adapter_digest is not None), default=0)
     if look is None or number != last:

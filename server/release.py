@@ -1,4 +1,4 @@
-"""Releasing an adapter: from this moment on it is a file that anybody may be given.
+"""Releasing an adapter: from this moment on it is a file that anybody may be given, with a signed manifest beside it.
 
 Until then a round's adapter lies in the server's vault, and goes to sites sealed. So that it gets out at all, and when,
 is somebody's decision, and this is where it is made.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from common.export import write_adapter
 from security.run_order import read_order
 from server.consent import against_release
 from server.house import House
+from server.manifests import write_manifest
 from server.state import RunStates
 from server.store import RoundRow, Store
 
@@ -36,7 +38,13 @@ class Released(NamedTuple):
 
 
 def release(
-    house: House, store: Store, run: str, folder: Path, number: int | None = None, despite: str = ""
+    house: House,
+    store: Store,
+    run: str,
+    folder: Path,
+    number: int | None = None,
+    despite: str = "",
+    named: Collection[str] = (),
 ) -> Released:
     """Write the adapter of a closed round as files that other programs read, and record that it was done.
 
@@ -47,10 +55,12 @@ def release(
         folder: Where; it must not exist, or be empty.
         number: Which round's; the last that trained when left out.
         despite: Why, although something stands against it (:mod:`server.consent`).
+        named: Sites that agreed to be named in the manifest (:mod:`server.manifests`); the others get pseudonyms.
 
     Raises:
-        RunError: There is no such run or round, something stands against the release and no reason was given, or the
-            round's state is not what its record says.
+        RunError: There is no such run or round, something stands against the release and no reason was given, the
+            round's state is not what its record says, or a site is to be named that the run did not ask.
+        ProvenanceError: The manifest cannot be made.
         VaultError: The round's state is missing, or was changed.
         HomeError: There is something in the folder, or it cannot be written; then nothing is left there.
     """
@@ -61,6 +71,7 @@ def release(
             expected="every site that taught it to have looked at it and not to object",
             advice="Speak with them. Whoever releases it all the same says why, on record: `--despite REASON`.",
         )  # fmt: skip
+    reason = despite.strip() if against else ""
     order = read_order(store.run(run).order)
     adapter = RunStates(house.home, run, house.keys.vault).load(row.round, order.schema).adapter
     try:
@@ -71,6 +82,7 @@ def release(
             digest = hashlib.sha256(weights.read_bytes()).hexdigest()
             if digest != row.adapter_digest:
                 raise RunError("a round's state is not what its record says", got=digest, expected=row.adapter_digest)
+            write_manifest(house, store, order, row, fresh, against=against, despite=reason, named=named)
             fresh.chmod(0o755)
             fresh.replace(folder)  # takes the place of nothing but an empty folder
         finally:
@@ -80,7 +92,7 @@ def release(
             "the adapter cannot be written", got=cause.strerror, expected=f"a new or empty folder {folder}",
             advice="Name another folder.",
         ) from None  # fmt: skip
-    store.released(run, row.round, digest, despite.strip() if against else "", house.founder)
+    store.released(run, row.round, digest, reason, house.founder)
     return Released(row.round, digest, folder / weights.name)
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
+from security.ledger_names import origin_of
+from security.manifest import MANIFEST, VKEY, read_manifest_file
+from security.note import NoteKey
+from security.provenance import examine
 from server import pulling, rounds
+from server.journal import Journal
 from server.release import release
 from tests.integration.federation import RUN, SETTINGS, Federation, Post, Way
 
@@ -78,6 +83,70 @@ def test_an_objection_counts_for_nothing_but_a_last_look(tmp_path: Path) -> None
     federation.sites["anna"].behave(Way.REFUSES)
     federation.play()
     assert federation.checks(1)["anna"] == "willing"
+
+
+def test_a_release_carries_a_manifest_that_holds_against_the_key_of_the_federation(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST, SETTINGS.model_copy(update={"rounds": 2}))
+    federation.play()
+    told = release(federation.house, federation.store, RUN, tmp_path / "out")
+    key = NoteKey(origin_of(federation.house.settings.federation), federation.house.identity.signing.public)
+    found = examine(tmp_path / "out", [key])
+    assert found.holds, found
+    assert found.manifest is not None
+    assert (found.manifest.run, found.manifest.round, found.manifest.rounds) == (RUN, 2, 2)
+    assert found.manifest.adapter.digest == told.digest
+    assert found.manifest.base.digest == federation.order.base_digest
+    assert [one.name for one in found.manifest.files] == sorted(
+        file.name for file in (tmp_path / "out").iterdir() if file.name not in {MANIFEST, VKEY}
+    )
+    assert (found.manifest.against, found.manifest.despite) == ((), None)
+    assert (tmp_path / "out" / VKEY).read_text() == f"{key}\n"
+
+
+def test_the_manifests_checkpoint_is_one_of_the_ledger(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    release(federation.house, federation.store, RUN, tmp_path / "out")
+    manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
+    with Journal(federation.home.database) as journal:
+        assert manifest.checkpoint.encode() in [kept.note for kept in journal.reader.checkpoints()]
+
+
+def test_sites_are_named_in_the_manifest_only_where_they_agreed_to_it(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.sites["bruno"].behave(Way.OBJECTS)
+    federation.play()
+    why = "Bruno agreed by letter; carla was asked"
+    release(federation.house, federation.store, RUN, tmp_path / "out", despite=why, named=["anna"])
+    manifest, envelope, _ = read_manifest_file(tmp_path / "out" / MANIFEST)
+    assert len(manifest.taught) == 3
+    assert [one.name for one in manifest.taught] == ["anna", None, None]
+    for hidden in (b"bruno", b"carla"):
+        assert hidden not in envelope.content.lower()
+    (against,) = manifest.against
+    assert against.endswith(" objects")
+    assert against.removesuffix(" objects") in {one.pseudonym for one in manifest.taught}
+    assert manifest.despite is not None
+    assert manifest.despite.endswith("was asked")
+    assert federation.store.releases(RUN)[0][2] == why
+
+
+def test_who_taught_nothing_is_not_said_to_have(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, (*HONEST, "mallory"))
+    federation.sites["mallory"].behave(Way.NAN)
+    federation.play()
+    release(federation.house, federation.store, RUN, tmp_path / "out", named=[*HONEST, "mallory"])
+    manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
+    assert [str(one) for one in manifest.taught] == list(HONEST)
+
+
+def test_a_site_that_was_not_asked_cannot_be_named_and_nothing_is_left(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    with pytest.raises(RunError, match="did not ask"):
+        release(federation.house, federation.store, RUN, tmp_path / "out", named=["zoe"])
+    assert not (tmp_path / "out").exists()
+    assert federation.store.releases(RUN) == []
 
 
 def _silent_at_the_look(federation: Federation, site: str) -> Post:
