@@ -11,7 +11,7 @@ from rich.console import Console
 
 from common.errors import BottegaError
 from common.logs import set_up_logs
-from deploy.commands import audit, demo, draw, evaluate
+from deploy.commands import adapter, audit, demo, draw, evaluate
 
 app = typer.Typer(
     name="bottega",
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(draw.draw)
 app.command()(evaluate.evaluate)
+app.add_typer(adapter.adapter_app, name="adapter")
 app.add_typer(audit.audit_app, name="audit")
 
 

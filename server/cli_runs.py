@@ -144,7 +144,15 @@ def export_run(
     run: Run,
     folder: Annotated[Path | None, typer.Argument(help="A new folder; adapter-RUN when left out.")] = None,
     number: Annotated[int | None, typer.Option("--round", help="Which round's; the last when left out.")] = None,
-    despite: Annotated[str, typer.Option(help="Why, although a site objects or has not looked; it is recorded.")] = "",
+    despite: Annotated[
+        str, typer.Option(help="Why, although a site objects or has not looked; recorded, and in the manifest.")
+    ] = "",
+    named: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--named", help="A site that agreed to be named in the manifest; may be given again.", metavar="SITE"
+        ),
+    ] = None,
     home: Annotated[Path, typer.Option(help="The server's home folder.")] = Path("server"),
     json_: Json = False,
 ) -> None:
@@ -152,6 +160,9 @@ def export_run(
 
     Until then it lies encrypted in the server's home. Whoever has the files has what the sites' drawings taught it, so
     each site that taught it is asked for a last look at the end of a run, and may object.
+
+    Beside it lies a signed manifest of what it was made of (`bottega adapter show`). It gives sites pseudonyms, but for
+    those that agreed to be named.
     """
     from common.paths import ServerHome
     from server.house import open_house
@@ -160,11 +171,12 @@ def export_run(
 
     house = open_house(ServerHome(home.absolute()))
     with Store(house.home.database) as store:
-        told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number, despite)
+        told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number, despite, named or [])
     if json_:
         typer.echo(json.dumps({"run": run, "round": told.number, "sha256": told.digest, "weights": str(told.weights)}))
         return
     typer.echo(f"round {told.number} of run {run} is in {told.weights.parent}\nsha256 {told.digest}")
+    typer.echo(f"whoever has it can check it: bottega adapter verify {told.weights.parent} --key KEY", err=True)
     typer.echo(f"\nNext: bottega draw --adapter {told.weights.parent} --prompt TEXT", err=True)
 
 
