@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,16 +59,17 @@ def encode(
         drawings: The split.
         settings: How the further views are augmented; none are made when left out.
         views: Views a drawing, the plain one counted in. More views cost memory, not training time.
-        seed: Decides the augmentation.
+        seed: Decides the augmentation, with each drawing's digest: the views of one do not depend on the others.
     """
-    chance = torch.Generator().manual_seed(seed)
     rounds = []
     for v in range(views if settings is not None else 1):
         parts = []
         for at in range(0, len(drawings), ENCODE_BATCH):
-            batch = to_tensor([d.pixels for d in drawings[at : at + ENCODE_BATCH]])
+            some = drawings[at : at + ENCODE_BATCH]
+            batch = to_tensor([d.pixels for d in some])
             if v and settings is not None:
-                batch = augment(batch, settings, chance)
+                ones = zip(batch.split(1), some, strict=True)
+                batch = torch.cat([augment(one, settings, _chance(seed, v, drawing)) for one, drawing in ones])
             parts.append(base.encode_pictures(batch).cpu())
         rounds.append(torch.cat(parts) if parts else torch.zeros(0, *_latent_shape(base)))
     captions = sorted({d.caption for d in drawings})
@@ -77,6 +79,12 @@ def encode(
     return TrainingSet(
         torch.stack(rounds, 1), states, torch.tensor([row[d.caption] for d in drawings], dtype=torch.int64)
     )
+
+
+def _chance(seed: int, view: int, drawing: Drawing) -> torch.Generator:
+    """Return a generator for one view of one drawing."""
+    sha = hashlib.sha256(f"{seed}/{view}/{drawing.digest}".encode())
+    return torch.Generator().manual_seed(int.from_bytes(sha.digest()[:8], "big"))
 
 
 def _latent_shape(base: Base) -> tuple[int, int, int]:

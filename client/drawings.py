@@ -77,8 +77,8 @@ class Drawings:
     """What a folder holds.
 
     Attributes:
-        train: To train on, in the order of their digests.
-        held_out: To measure on, in the order of their digests.
+        train: To train on, in the order of their digests; of very few drawings it may be empty.
+        held_out: To measure on, likewise.
         skipped: Left out, counted by reason.
         handled: Converted or mended, counted by what; a duplicate counts too.
     """
@@ -93,12 +93,11 @@ def load_drawings(folder: Path, settings: DrawingSettings) -> Drawings:
     """Read a folder of drawings.
 
     Guarantees:
-        * The split depends on the drawings' content alone: renaming or moving files changes nothing, and another
-          ``size`` moves no drawing to the other side.
-        * No two drawings have equal pixels, neither on one side nor across. Which of them is kept, and with which
-          caption, does not depend on names either.
-        * Of two drawings or more, at least one is held out (unless ``held_out_fraction`` is 0) and at least one is
-          trained on. A lone drawing is trained on.
+        * What becomes of a picture depends on it alone: its side follows from its own digest, and neither another
+          picture, nor its name, nor ``size`` moves it. That is what differential privacy needs, where the guarantee
+          compares a folder with the same folder without one unit. So a side can come out empty.
+        * The same picture is on one side only, and there once for each drawer. Which caption of the same drawer's it
+          has does not depend on names either. What a drawer has does not depend on what other drawers have.
         * Whatever the files hold, nothing but :class:`DrawingsError` is raised.
 
     Args:
@@ -110,7 +109,7 @@ def load_drawings(folder: Path, settings: DrawingSettings) -> Drawings:
     """
     skipped: Counter[Skip] = Counter()
     handled: Counter[Handling] = Counter()
-    kept: dict[bytes, Drawing] = {}
+    kept: dict[tuple[str, str | None], Drawing] = {}
     for entry in read_folder(_checked(folder), skipped):
         try:
             drawing, how = _drawing(entry, settings)
@@ -118,12 +117,15 @@ def load_drawings(folder: Path, settings: DrawingSettings) -> Drawings:
             skipped[why.reason] += 1
             continue
         handled.update(how)
-        if (same := kept.get(drawing.packed)) is not None:
+        which = drawing.digest, drawing.drawer
+        if (same := kept.get(which)) is not None:
             skipped[Skip.DUPLICATE] += 1
             drawing = min(same, drawing, key=_order)
-        kept[drawing.packed] = drawing
+        kept[which] = drawing
     if not kept:
         raise _nothing_usable(skipped)
+    if several := len(kept) - len({digest for digest, _ in kept}):
+        handled[Handling.SEVERAL_DRAWERS] += several
     train, held_out = _split(sorted(kept.values(), key=_order), settings.held_out_fraction)
     return Drawings(train, held_out, MappingProxyType(dict(skipped)), MappingProxyType(dict(handled)))
 
@@ -203,12 +205,6 @@ def _order(drawing: Drawing) -> tuple[str, str, str]:
 
 
 def _split(drawings: list[Drawing], fraction: float) -> tuple[tuple[Drawing, ...], tuple[Drawing, ...]]:
-    """Split drawings, sorted by digest: the first ones are held out, up to where ``fraction`` of all digests ends.
-
-    So each drawing's side depends on itself alone, but for the one that is moved so that no side is empty.
-    """
-    held = sum(int(d.digest[:13], 16) < fraction * 2**52 for d in drawings)
-    if fraction and len(drawings) > 1:
-        held = max(held, 1)
-    held = min(held, len(drawings) - 1)
-    return tuple(drawings[held:]), tuple(drawings[:held])
+    """Hold out the drawings whose digest is below where ``fraction`` of all digests ends: a coin of each one's own."""
+    held_out = tuple(drawing for drawing in drawings if int(drawing.digest[:13], 16) < fraction * 2**52)
+    return tuple(drawings[len(held_out) :]), held_out

@@ -83,10 +83,11 @@ def read_folder(folder: Path, skipped: Counter[Skip]) -> Iterator[Entry]:
         found.sort(file)
     rows = _rows(folder, found, skipped)
     for file in found.pictures:
-        row = rows.pop(_key(file), {})
+        # Two files whose names differ in how accents are written share a row: neither loses it by the other.
+        row = rows.get(_key(file), {})
         caption = _text(row.get("text")) or _beside(file, found, skipped)
         yield Entry(file, caption, _text(row.get("drawer")))
-    for key in rows:
+    for key in rows.keys() - {_key(file) for file in found.pictures}:
         if key not in found.refused and key not in found.not_read:
             skipped[Skip.FORMAT_NOT_READ if key in found.others else Skip.NAMED_BUT_MISSING] += 1
     if found.not_read:

@@ -45,6 +45,7 @@ class Handling(StrEnum):
     ONE_BIT = "one-bit"
     OTHER_COLOURS = "other-colours"
     PALETTE = "palette"
+    SEVERAL_DRAWERS = "several-drawers"
     SIXTEEN_BIT = "sixteen-bit"
     TURNED = "turned"
 
@@ -52,7 +53,7 @@ class Handling(StrEnum):
 MEANINGS: Mapping[Skip | Handling, str] = {
     Skip.ANIMATED: "more than one frame or page; save the one you mean as a picture of its own",
     Skip.CAPTION_UNREADABLE: "the .txt beside it is not UTF-8 text",
-    Skip.DUPLICATE: "the same drawing again, so that none is both trained on and measured on",
+    Skip.DUPLICATE: "the same drawing of the same drawer again",
     Skip.FILE_TOO_LARGE: "the file is larger than 512 MiB",
     Skip.FORMAT_NOT_READ: "save it as PNG, JPEG, WebP, TIFF, BMP, GIF or PPM",
     Skip.METADATA_LINE_UNREADABLE: "a line of metadata that is no row with a `file_name`",
@@ -78,6 +79,7 @@ MEANINGS: Mapping[Skip | Handling, str] = {
     Handling.ONE_BIT: "black and white brought to RGB, then scaled with greys",
     Handling.OTHER_COLOURS: "another colour space brought to RGB",
     Handling.PALETTE: "palette colours brought to RGB",
+    Handling.SEVERAL_DRAWERS: "the same drawing under another drawer's name; it counts for each of them",
     Handling.SIXTEEN_BIT: "more than 8 bits a grey, scaled to 8",
     Handling.TURNED: "turned upright as its camera noted (EXIF)",
 }

@@ -11,6 +11,7 @@ from client.dataset import encode
 from client.drawings import DrawingSettings, load_drawings
 from client.membership import ATTACKS, Leak, attack, measure_leak
 from common.adapter_schema import Adapter
+from common.errors import DrawingsError
 from common.export import read_adapter
 from common.sampling import sample
 from deploy.drawing import equipped_base
@@ -58,6 +59,8 @@ def copies(adapter: Path, data: Path, base: str, count: int, steps: int, guidanc
     """
     model = equipped_base(base, adapter)
     own = load_drawings(data, DrawingSettings(size=model.pixels)).train
+    if not own:
+        raise DrawingsError("there is no drawing that was trained on", got="0 drawings", expected="at least 1")
     captions = [own[i % len(own)].caption for i in range(count)]
     drawn = sample(model, captions, seed=seed, steps=steps, guidance=guidance)
     return find_copies(drawn, np.stack([drawing.pixels for drawing in own]))

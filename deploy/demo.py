@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from client.drawings import Drawing, Drawings, load_drawings
 from client.evaluation import domain_fid
 from client.settings import SiteSettings
-from common.errors import RunError
+from common.errors import DrawingsError, RunError
 from common.export import read_adapter
 from common.interrupts import Interrupts
 from common.models import Base, attach_lora, load_adapter, load_base
@@ -95,6 +95,7 @@ def run_demo(settings: DemoSettings, progress: Progress, interrupts: Interrupts)
             start_server(premises, supervisor, everybody, settings.run)
             start_sites(premises, supervisor, everybody, settings.poison)
         with clock.stage("drawing with the base, before any training"):
+            _check_measurable(premises, studios)
             drawings = {s.name: _drawings(premises, s) for s in studios}
             base = load_base(settings.run.base)
             before = _samples(base, drawings, settings.seed)
@@ -163,6 +164,14 @@ def _vandals(settings: DemoSettings, premises: Premises, studios: Sequence[Studi
 def _drawings(premises: Premises, studio: StudioFolder) -> list[Drawing]:
     found = _found(premises, studio)
     return [*found.held_out, *found.train]
+
+
+def _check_measurable(premises: Premises, studios: Sequence[StudioFolder]) -> None:
+    if not any(_found(premises, studio).held_out for studio in studios):
+        raise DrawingsError(
+            "no studio holds a drawing out, so there is nothing to measure on", got=f"{len(studios)} studios",
+            advice="Add drawings: which are held out follows from what is in them.",
+        )  # fmt: skip
 
 
 def _found(premises: Premises, studio: StudioFolder) -> Drawings:

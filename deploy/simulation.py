@@ -6,6 +6,7 @@ processes do is `bottega demo`.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -262,7 +263,7 @@ class Simulation:
         units = [Unit(frozenset(), (row,)) for row in range(most)]
         if not settings.privacy:
             return cast(self._base, adapter, candidates, site.held_out, units[: cross.drawings])
-        privacy, rate = settings.privacy, min(1.0, cross.drawings / most)
+        privacy, rate = settings.privacy, min(1.0, cross.drawings / max(most, 1))
         step = planned_ballot(privacy, cross, settings.rounds, rate, privacy.epsilon, privacy.delta)
         return cast(self._base, adapter, candidates, site.held_out, units, Secrecy(step, SeededNoise(seed + 1)))
 
@@ -326,6 +327,9 @@ def _learning(settings: RunSettings, rehearsal: Rehearsal | None) -> Learning | 
 
 
 def losses(base: Base, adapter: Adapter, sites: Sequence[SimulatedSite], settings: RunSettings) -> Mapping[str, float]:
-    """Return the held-out loss of ``adapter`` at every site, and their plain mean under ``mean``."""
-    by_site = {s.name: held_out_loss(base, adapter, s.held_out, settings.training) for s in sites}
-    return {**by_site, "mean": float(np.mean(list(by_site.values())))}
+    """Return the held-out loss of ``adapter`` at every site that holds something out, and their plain mean as ``mean``.
+
+    The mean is NaN when no site holds anything out.
+    """
+    by_site = {s.name: held_out_loss(base, adapter, s.held_out, settings.training) for s in sites if len(s.held_out)}
+    return {**by_site, "mean": float(np.mean(list(by_site.values()))) if by_site else math.nan}

@@ -25,6 +25,7 @@ from client.cli_data import data_app
 from client.drawings import Drawing, Drawings, DrawingSettings, load_drawings
 from client.pictures import PIXEL_CEILING, clean
 from client.reasons import MEANINGS, Handling, Skip
+from client.units import units_of
 from common.errors import DrawingsError
 
 OMNIGLOT = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "omniglot"
@@ -193,19 +194,28 @@ def test_a_new_drawing_moves_no_other_to_the_other_side(tmp_path: Path) -> None:
     assert set(held_out) <= set(more_held_out)
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("fraction", [0.01, 0.15, 0.99])
-def test_of_two_drawings_one_is_held_out_and_one_trained_on(tmp_path: Path, seed: int, fraction: float) -> None:
-    filled(tmp_path, 2, first=2 * seed)
-    found = load_drawings(tmp_path, DrawingSettings(size=8, default_caption="x", held_out_fraction=fraction))
-    assert (len(found.train), len(found.held_out)) == (1, 1)
+def test_removing_a_drawing_moves_no_other_whichever_it_is(tmp_path: Path) -> None:
+    """Neighbours are one unit apart, also where the last held-out drawing goes."""
+    filled(tmp_path, 12)
+    lowest, second, *_ = sorted(int(clean(picture(seed), 8, 10**6).digest[:13], 16) for seed in range(12))
+    told = DrawingSettings(size=8, default_caption="x", held_out_fraction=(lowest + second) / 2**53)
+    train, held_out = (set(side) for side in sides(load_drawings(tmp_path, told)))
+    assert len(held_out) == 1
+    for seed in range(12):
+        file = tmp_path / f"{seed:03d}.png"
+        digest = clean(file.read_bytes(), 8, 10**6).digest
+        file.unlink()
+        fewer = load_drawings(tmp_path, told)
+        assert [set(side) for side in sides(fewer)] == [train - {digest}, held_out - {digest}]
+        file.write_bytes(picture(seed))
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_lone_drawing_is_trained_on(tmp_path: Path, seed: int) -> None:
+def test_a_lone_drawing_is_on_the_side_that_its_content_says(tmp_path: Path, seed: int) -> None:
     filled(tmp_path, 1, first=seed)
-    found = load_drawings(tmp_path, DrawingSettings(size=8, default_caption="x", held_out_fraction=0.9))
-    assert (len(found.train), len(found.held_out)) == (1, 0)
+    found = load_drawings(tmp_path, DrawingSettings(size=8, default_caption="x", held_out_fraction=0.5))
+    trained_on = int(clean(picture(seed), 8, 10**6).digest[0], 16) >= 8
+    assert (len(found.train), len(found.held_out)) == (int(trained_on), int(not trained_on))
 
 
 def test_a_fraction_of_nothing_holds_nothing_out(tmp_path: Path) -> None:
@@ -222,10 +232,56 @@ def test_duplicates_are_kept_once_whatever_their_name_and_format(tmp_path: Path)
     assert len({d.digest for d in everything(found)}) == len(everything(found)) == 3
 
 
-def test_drawings_that_become_equal_by_scaling_are_duplicates(tmp_path: Path) -> None:
+def shared_by(folder: Path, *names: str) -> Path:
+    """Give each drawer the same picture, under a caption of their own, and another that is theirs alone."""
+    folder.mkdir()
+    rows = []
+    for name in names:
+        for file, seed, text in ((f"{name}-same.png", 999, f"as {name} says"), (f"{name}-own.png", ord(name), "own")):
+            (folder / file).write_bytes(picture(seed))
+            rows.append({"file_name": file, "text": text, "drawer": name})
+    tell(folder, rows)
+    return folder
+
+
+def test_what_an_artist_has_does_not_depend_on_the_other_artists(tmp_path: Path) -> None:
+    told = DrawingSettings(size=8, held_out_fraction=0.0)
+
+    def artists(folder: Path) -> dict[frozenset[str], list[str]]:
+        train = load_drawings(folder, told).train
+        return {unit.digests: sorted(train[row].caption for row in unit.rows) for unit in units_of(train, "artist")}
+
+    three = artists(shared_by(tmp_path / "three", "a", "b", "c"))
+    assert sorted(three.values()) == [["as a says", "own"], ["as b says", "own"], ["as c says", "own"]]
+    for left, right in (("a", "b"), ("b", "c"), ("a", "c")):
+        two = artists(shared_by(tmp_path / f"{left}{right}", left, right))
+        assert two.items() <= three.items()
+
+
+def test_a_drawing_of_several_drawers_is_one_drawing_and_is_counted(tmp_path: Path) -> None:
+    found = load_drawings(shared_by(tmp_path / "three", "a", "b", "c"), SMALL)
+    assert found.handled == {Handling.SEVERAL_DRAWERS: 2}
+    assert found.skipped == {}
+    units = [unit for side in (found.train, found.held_out) for unit in units_of(side, "drawing")]
+    assert sorted(len(unit.rows) for unit in units) == [1, 1, 1, 3]
+
+
+def test_a_drawing_that_becomes_equal_to_another_by_scaling_takes_nothing_from_it(tmp_path: Path) -> None:
     for edge in (12, 24):
         Image.new("RGB", (edge, edge), (10, 20, 30)).save(tmp_path / f"{edge}.png")
-    assert load_drawings(tmp_path, CAPTIONED).skipped == {Skip.DUPLICATE: 1}
+    both = everything(load_drawings(tmp_path, CAPTIONED))
+    assert len({drawing.digest for drawing in both}) == 2
+    (tmp_path / "12.png").unlink()
+    assert set(everything(load_drawings(tmp_path, CAPTIONED))) < set(both)
+
+
+def test_two_files_whose_names_are_one_to_the_metadata_both_have_its_row(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    for seed, name in enumerate((composed, apart)):
+        (tmp_path / name).write_bytes(picture(seed))
+    tell(tmp_path, [{"file_name": composed, "text": "a cup"}])
+    if len(list(tmp_path.glob("*.png"))) == 2:  # some file systems know one name alone
+        assert captions(load_drawings(tmp_path, SMALL)) == ["a cup", "a cup"]
 
 
 def test_which_caption_a_duplicate_keeps_does_not_depend_on_names(tmp_path: Path) -> None:
@@ -609,7 +665,7 @@ def test_no_log_error_or_repr_tells_anything_of_a_drawing(
     with pytest.raises(DrawingsError) as why:
         load_drawings(tmp_path, SMALL)
     told += [str(why.value), repr(why.value)]
-    assert found.train[0].digest not in "".join(told)
+    assert everything(found)[0].digest not in "".join(told)
     assert "secret" not in "".join(told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -12,8 +13,8 @@ from client.drawings import Drawing
 from common.models import Base
 from common.procedural import STUDIOS, studio_drawings
 from common.quantise import Flat
-from common.settings import LoraSettings, RunSettings, TrainingSettings
-from deploy.simulation import Hostile, SimulatedSite, Simulation
+from common.settings import LoraSettings, PrivacySettings, RunSettings, TrainingSettings
+from deploy.simulation import Hostile, SimulatedSite, Simulation, losses
 from deploy.zoo import WIRE, View, scaled
 
 RUN = RunSettings(
@@ -78,3 +79,17 @@ def test_hostile_sites_can_ask_whether_they_would_pass(base: Base, sites: list[S
     run.run()
     assert answers == {1.0: True, 0.0: False, 1e4: False}
     assert set(run.found[2].values()) == {"admitted"}, "what was only asked leaves nothing behind"
+
+
+def test_sites_that_hold_nothing_out_train_and_say_nothing_of_the_others(
+    base: Base, sites: list[SimulatedSite]
+) -> None:
+    nothing = encode(base, [])
+    sites = [SimulatedSite(site.name, site.training, nothing) for site in sites]
+    sites += [SimulatedSite(f"t{place}", site.training, nothing) for place, site in enumerate(sites)]
+    privately = RUN.model_copy(update={"privacy": PrivacySettings(epsilon=8.0, steps=1, multiplicity=1)})
+    for settings in (RUN, privately):
+        run = Simulation(base, sites, settings)
+        end = run.run()
+        assert np.isfinite(end.b).all()
+        assert math.isnan(losses(base, end, sites, settings)["mean"])
