@@ -19,6 +19,8 @@ from security.note import NoteKey, SignatureKind
 
 MOST_VKEY_BYTES = 1024
 
+_TRUSTED = "the federation's key is known from elsewhere"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -53,6 +55,11 @@ class Examined:
     def holds(self) -> bool:
         """Whether everything was checked and holds."""
         return bool(self.checks) and all(check.holds for check in self.checks)
+
+    @property
+    def contradictions(self) -> tuple[Check, ...]:
+        """What does not hold by the release's own word: all that is wrong but that nobody vouches for the key."""
+        return tuple(check for check in self.checks if not check.holds and check.what != _TRUSTED)
 
 
 def examine(where: Path, trusted: Collection[NoteKey]) -> Examined:
@@ -100,7 +107,7 @@ def _signer(envelope: SignedContent, keys: Collection[NoteKey]) -> NoteKey | Non
 
 def _trusted(trusted: Collection[NoteKey]) -> Check:
     found = "" if trusted else "no key was given, so all of this is the release's own word"
-    return Check("the federation's key is known from elsewhere", bool(trusted), found)
+    return Check(_TRUSTED, bool(trusted), found)
 
 
 def _signed(key: NoteKey | None, envelope: SignedContent) -> Check:

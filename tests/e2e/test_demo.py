@@ -141,10 +141,17 @@ def test_the_adapter_is_one_that_can_be_used(demo: tuple[Path, dict[str, Any]], 
     assert float(abs(adapter.b).max()) > 0
     drawn = bottega(
         "draw", "--adapter", demo[1]["adapter"], "--prompt", "a blueprint drawing of a bridge", "--steps", "4",
-        "--json", cwd=tmp_path,
+        "--credentials", "key", "--json", cwd=tmp_path,
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr[-2000:]
     assert [Path(tmp_path, row["file"]).is_file() for row in json.loads(drawn.stdout)] == [True]
+
+
+def test_the_adapter_is_what_the_federation_released(demo: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    for home in ("server", f"sites/{demo[1]['sites'][0]}"):
+        folder = str(Path(demo[1]["adapter"]).parent)
+        done = bottega("adapter", "verify", folder, "--home", str(demo[0] / home), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr[-2000:]
 
 
 def test_nothing_but_ciphertext_reached_the_superlinks_disk(demo: tuple[Path, dict[str, Any]]) -> None:

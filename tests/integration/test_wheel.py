@@ -54,7 +54,10 @@ def test_the_installed_command_ignores_decoys_in_the_current_folder(wheel: Path,
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(DECOY, encoding="utf-8")
     drawn = subprocess.run(
-        [home / "bin" / "bottega", "draw", "--prompt", "an ink drawing of a boat", "--steps", "2", "--out", "out"],
+        [
+            home / "bin" / "bottega", "draw", "--prompt", "an ink drawing of a boat", "--steps", "2", "--out", "out",
+            "--credentials", "key",
+        ],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert drawn.returncode == 0, drawn.stderr[-2000:]
