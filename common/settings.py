@@ -40,6 +40,11 @@ NO_SITE_PRIVACY_FOR_BOTH = (
     'use `method = "ffa"`, or leave `site_privacy` out'
 )
 
+NO_DROPOUT_IN_PRIVATE = (
+    "dropout takes its masks from a generator that the drawings of a batch share, so that one drawing would change "
+    "another's gradient: set `lora.dropout = 0`, or `privacy = false`"
+)
+
 NO_OPTIMISER_FOR_BOTH = (
     'the server optimiser steps in B\'s coordinates, which `method = "both"` has none of: '
     "leave `optimiser`, `momentum` and `server_learning_rate` as they are"
@@ -132,7 +137,7 @@ class SitePrivacySettings(Settings):
     epsilon: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 8.0
     """What the whole run may cost a site that takes part in every round."""
     delta: Annotated[float, Field(gt=0.0, lt=1.0)] = 1e-3
-    """Below one over the number of sites."""
+    """Below one over the number of sites that the run asks; an order with another is refused."""
     clip: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
     """Largest L2 norm of one site's update."""
 
@@ -267,6 +272,8 @@ class RunSettings(Settings):
             raise ValueError(NO_OPTIMISER_FOR_BOTH)
         if self.lora.method == "both" and self.site_privacy:
             raise ValueError(NO_SITE_PRIVACY_FOR_BOTH)
+        if self.lora.dropout and self.privacy:
+            raise ValueError(NO_DROPOUT_IN_PRIVATE)
         return self
 
     @model_validator(mode="after")

@@ -94,3 +94,10 @@ def test_a_server_optimiser_with_both_factors_is_refused_before_the_run_starts(c
 def test_a_cap_whose_weights_would_not_be_exact_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"aggregation.example_cap.*less than or equal to 268435456"):
         parse(RunSettings, {"aggregation": {"example_cap": 2**28 + 1}}, "the run")
+
+
+def test_dropout_and_the_privacy_of_drawings_do_not_go_together() -> None:
+    with pytest.raises(SettingsError, match="does not fit") as caught:
+        parse(RunSettings, {"lora": {"dropout": 0.1}}, "run.toml")
+    assert "one drawing would change" in str(caught.value.expected)
+    assert parse(RunSettings, {"lora": {"dropout": 0.1}, "privacy": False}, "run.toml").lora.dropout == 0.1
