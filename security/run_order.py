@@ -75,6 +75,13 @@ class RunOrder:
                 expected=f"at least {self.settings.quorum}",
                 advice="Ask more sites, or lower `quorum` in the run's settings.",
             )  # fmt: skip
+        if self.settings.site_privacy and self.settings.site_privacy.delta >= 1 / len(self.sites):
+            # To publish one site's update whole, chosen by lot, would keep such a promise.
+            raise OrderError(
+                "the delta of `site_privacy` protects nobody among so few sites", got=self.settings.site_privacy.delta,
+                expected=f"less than 1 / {len(self.sites)}",
+                advice="Lower `site_privacy.delta` in the run's settings.",
+            )  # fmt: skip
 
     def check_asks(self, site: SpiffeId, run: str, round_number: int) -> None:
         """Pass if this order asks a site for a round of a run.

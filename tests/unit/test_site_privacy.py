@@ -9,14 +9,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from common.errors import SettingsError
+from common.proto import run_order_pb2 as pb
 from common.quantise import Flat
 from common.settings import LoraSettings, RunSettings, SitePrivacySettings, parse
+from security.identity import Identity, Role, SpiffeId
 from security.noise import SeededNoise
+from security.records import joined
+from security.roster import Roster
+from security.run_order import OrderError, RunOrder, open_order, sign_order
 from server.aggregation import Round, aggregate
 from server.site_privacy import SiteMechanism, mechanism_of
-from tests.unit.test_aggregation import PLAIN, SIZE, some_updates, start, update
+from tests.unit.test_aggregation import PLAIN, SCHEMA, SIZE, some_updates, start, update
 
 CLIP, SITES = 0.5, 8
+SERVER = Identity.generate(SpiffeId("fed.example", Role.SERVER, "server"))
+OPERATOR = Identity.generate(SpiffeId("fed.example", Role.OPERATOR, "anna"))
 
 
 def mechanism(multiplier: float = 1e-9, sites: int = SITES) -> SiteMechanism:
@@ -95,3 +102,27 @@ def test_both_factors_and_site_privacy_do_not_go_together() -> None:
 def test_numbers_that_protect_nobody_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
         parse(RunSettings, {"site_privacy": wrong}, "run.toml")
+
+
+def order(delta: float, sites: int) -> RunOrder:
+    names = tuple(f"s{place:04}" for place in range(sites))
+    asked = RunSettings(detector=False, site_privacy=SitePrivacySettings(delta=delta))
+    return RunOrder("r1", OPERATOR.id, asked, "0" * 64, SCHEMA, names, 0)
+
+
+@pytest.mark.parametrize("sites", [2, 5, 1000])
+def test_a_delta_that_protects_nobody_among_so_few_is_refused_when_ordered_and_at_the_site(sites: int) -> None:
+    just, over = 0.999 / sites, 1.0 / sites
+    signed = sign_order(order(just, sites), OPERATOR)
+    roster = Roster.first(SERVER.peer, 0).with_member(OPERATOR.peer, b"", 0)
+    assert open_order(signed, roster).settings.site_privacy
+    with pytest.raises(OrderError, match="protects nobody among so few"):
+        order(over, sites)
+    # Somebody signs it all the same.
+    wire = pb.SignedRunOrder.FromString(signed)
+    told = pb.RunOrder.FromString(wire.order)
+    told.settings = told.settings.replace(str(just), str(over))
+    wire.order = told.SerializeToString(deterministic=True)
+    wire.signature = OPERATOR.signing.sign(joined(b"bottega/v1/run-order\x00", wire.order))
+    with pytest.raises(OrderError, match="protects nobody among so few"):
+        open_order(wire.SerializeToString(deterministic=True), roster)
