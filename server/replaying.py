@@ -197,9 +197,8 @@ class _Again:
         """Return the entries that the round comes to, and the digest of its adapter."""
         hearing = self._heard()
         answers = hearing.answers()
-        private = bool(self._settings.privacy)
         if not self._transcript.trains:
-            return measured_entries(self._store, self._run, self._number, hearing.told, private=private), None
+            return measured_entries(self._store, self._run, self._number, hearing.told, self._settings), None
         closing = self._closed(hearing, answers)
         return self._told(hearing.told, closing)
 

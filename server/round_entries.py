@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 _JUDGED = frozenset({Check.SIZE, Check.COPY, Check.ANOMALY, Check.HARM})
 """Checks that hold an update against others."""
 
+_OF_CONTENT = frozenset({Check.CLAIMS, Check.NORM, Check.PRIVACY})
+"""Checks whose reasons quote numbers that a site's drawings decide of."""
+
 _METRICS = ("held_out_loss", "training_loss", "seconds")
 """What sites report over all of their drawings. A site chooses its own names, so no other name is written down."""
 
@@ -54,7 +57,7 @@ def closing_entries(
         adapter: SHA-256 (hex) of the adapter it ended with, as a file.
     """
     weights = {v.site: _weight(v, settings, closing) for v in store.verdicts(run, number) if v.site in closing.averaged}
-    entries = _answers(store, run, number, told, weights if not closing.why else {}, private=bool(settings.privacy))
+    entries = _answers(store, run, number, told, weights if not closing.why else {}, settings)
     if closing.taken_back:
         entries.append(
             TakenBack(
@@ -73,31 +76,46 @@ def closing_entries(
     return entries
 
 
-def measured_entries(store: Store, run: str, number: int, told: Mapping[str, Told], *, private: bool) -> list[Entry]:
+def measured_entries(
+    store: Store, run: str, number: int, told: Mapping[str, Told], settings: RunSettings
+) -> list[Entry]:
     """Return the entries of the last look."""
     end = RoundClosed(at=now(), run=run, round=number, outcome="measured", rule="none", averaged=[])
-    return [*_answers(store, run, number, told, {}, private=private), end]
+    return [*_answers(store, run, number, told, {}, settings), end]
 
 
 def _answers(
-    store: Store, run: str, number: int, told: Mapping[str, Told], weights: Mapping[str, float], *, private: bool
+    store: Store, run: str, number: int, told: Mapping[str, Told], weights: Mapping[str, float], settings: RunSettings
 ) -> list[Entry]:
+    """Return an entry for each answer.
+
+    Everybody in the federation reads the ledger. Where the sites themselves are protected, what is exact about one
+    site's work (its norm, how many drawings it claims, what it measured) may not stand beside the noised result.
+    """
     metrics, at = store.metrics(run, number), now()
+    exact, measured = not settings.site_privacy, not (settings.site_privacy or settings.privacy)
     found: list[Entry] = []
     for verdict in store.verdicts(run, number):
         known, reported = told.get(verdict.site), metrics.get(verdict.site, {})
         found.append(
             Update(
                 at=at, run=run, round=number, site=verdict.site, verdict=word_of(verdict), check=verdict.number,
-                check_name=verdict.check, reason=verdict.reason[:MOST_WORDS] or None, sealed=verdict.digest,
-                signed=known.signed if known else None, examples=verdict.examples or None,
-                weight=weights.get(verdict.site), norm=verdict.norm, p_value=reported.get("p_value"),
+                check_name=verdict.check, reason=reason_of(verdict, exact=exact), sealed=verdict.digest,
+                signed=known.signed if known else None, examples=(verdict.examples or None) if exact else None,
+                weight=weights.get(verdict.site), norm=verdict.norm if exact else None, p_value=reported.get("p_value"),
                 score=reported.get("score"),
                 privacy=_applied(known.privacy) if known and known.privacy is not None else None,
-                metrics=None if private else {name: reported[name] for name in _METRICS if name in reported} or None,
+                metrics={name: reported[name] for name in _METRICS if measured and name in reported} or None,
             )
         )  # fmt: skip
     return found
+
+
+def reason_of(verdict: Verdict, *, exact: bool) -> str | None:
+    """Return why a verdict is what it is; unless ``exact``, without numbers that a site's drawings decide of."""
+    if not exact and verdict.number in _OF_CONTENT:
+        return None
+    return verdict.reason[:MOST_WORDS] or None
 
 
 def word_of(verdict: Verdict) -> VerdictWord:

@@ -223,7 +223,7 @@ class SealedRounds(Strategy):  # type: ignore[misc]
         if self._judging:
             self._judging.wait()
         with phase("ledger"):
-            told = measured_entries(run.store, run.id, server_round, hearing.told, private=bool(run.settings.privacy))
+            told = measured_entries(run.store, run.id, server_round, hearing.told, run.settings)
             run.store.close_round(run.id, server_round, "measured", None, told)
             self._ledger.cosigned_by(self._shown_size, hearing.cosignatures)
             self._ledger.sign()

@@ -8,7 +8,13 @@ from common.proto import registry_pb2 as pb
 from security.names import Role, SpiffeId
 from security.run_order import read_order
 from server.applicants import Applicant
+from server.round_entries import reason_of
 from server.store import RoundRow, RunRow, Store, Verdict
+
+_OF_THE_RUN = frozenset(
+    {"site_epsilon", "site_multiplier", "epsilon", "delta", "multiplier", "clip", "rate", "steps", "multiplicity"}
+)
+"""Numbers that stand with a verdict and follow from the run's settings and from what was spent."""
 
 
 def member_row(federation: str, applicant: Applicant, suspended: str = "") -> pb.MemberRow:
@@ -53,11 +59,13 @@ def shown_run(store: Store, run: str) -> pb.ShowRunAnswer:
     Raises:
         RunError: There is no such run.
     """
-    row = run_row(store, store.run(run))
-    return pb.ShowRunAnswer(run=row, rounds=[_round_row(store, run, one) for one in store.rounds(run)])
+    kept = store.run(run)
+    exact = not read_order(kept.order).settings.site_privacy
+    rounds = [_round_row(store, run, one, exact=exact) for one in store.rounds(run)]
+    return pb.ShowRunAnswer(run=run_row(store, kept), rounds=rounds)
 
 
-def _round_row(store: Store, run: str, row: RoundRow) -> pb.RoundRow:
+def _round_row(store: Store, run: str, row: RoundRow, *, exact: bool) -> pb.RoundRow:
     metrics = store.metrics(run, row.round)
     return pb.RoundRow(
         round=row.round,
@@ -68,7 +76,7 @@ def _round_row(store: Store, run: str, row: RoundRow) -> pb.RoundRow:
         closed_at_ms=_ms(row.closed_at),
         adapter_digest=row.adapter_digest or "",
         detector=_heard(store.unsure(run, row.round)),
-        verdicts=[_verdict_row(v, metrics.get(v.site, {})) for v in store.verdicts(run, row.round)],
+        verdicts=[_verdict_row(v, metrics.get(v.site, {}), exact=exact) for v in store.verdicts(run, row.round)],
     )
 
 
@@ -76,7 +84,15 @@ def _heard(unsure: str | None) -> str:
     return "" if unsure is None else unsure or "judged"
 
 
-def _verdict_row(verdict: Verdict, metrics: dict[str, float]) -> pb.VerdictRow:
+def _verdict_row(verdict: Verdict, metrics: dict[str, float], *, exact: bool) -> pb.VerdictRow:
+    """Return a verdict; where sites are protected as a whole, without what is exact about a site's work."""
+    if not exact:
+        told = {name: value for name, value in metrics.items() if name in _OF_THE_RUN}
+        reason = reason_of(verdict, exact=False) or ""
+        return pb.VerdictRow(
+            site=verdict.site, admitted=verdict.admitted, number=verdict.number, check=verdict.check, reason=reason,
+            metrics=told,
+        )  # fmt: skip
     return pb.VerdictRow(
         site=verdict.site,
         admitted=verdict.admitted,

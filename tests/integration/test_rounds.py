@@ -15,7 +15,10 @@ from common.adapter_schema import Adapter
 from common.courier_records import to_envelope
 from common.errors import RunError
 from common.settings import AggregationSettings, RunSettings, SitePrivacySettings
+from security.entries import Update, read_entry
 from server import pulling, rounds
+from server.journal import Journal
+from server.rows import shown_run
 from tests.integration.federation import RUN, SCHEMA, SETTINGS, Federation, Post, Way, a_delta
 
 HONEST = ("anna", "bruno", "carla")
@@ -376,6 +379,16 @@ def test_a_run_that_protects_sites_bounds_each_and_records_what_each_spent(tmp_p
     assert once == spent[0]["carla"]["site_epsilon"]
     assert once < twice <= 2.0
     assert "carla" not in spent[1]
+    # The ledger is read by many: beside the noised result it holds nothing exact of one site's work.
+    told = [read_entry(data) for data in Journal(federation.home.database).reader.entries()]
+    updates = [entry for entry in told if isinstance(entry, Update)]
+    assert len(updates) >= 5
+    assert all((one.norm, one.examples, one.metrics) == (None, None, None) for one in updates)
+    for row in (row for one in shown_run(federation.store, RUN).rounds for row in one.verdicts):
+        assert (row.norm, row.examples) == (0.0, 0)
+        assert set(row.metrics) <= {"site_epsilon", "site_multiplier"}
+    admitted = {v.site: v for v in federation.store.verdicts(RUN, 1) if v.admitted}
+    assert all(v.norm and v.examples for v in admitted.values()), "the operator's own store has them"
     # Three sites, noise on their sum: far more than any of them may add, and of the deviation that is recorded.
     deviation = spent[0]["anna"]["site_multiplier"] * 0.01 / 3
     assert 0.7 < float(np.std(federation.state(1).adapter.b)) / deviation < 1.4
