@@ -1,6 +1,6 @@
-"""The key that signs pictures, with certificates as C2PA wants them: a chain of two, for one alone is refused.
+"""The key that signs pictures, with certificates as C2PA asks for them: its own, and that of an authority made with it.
 
-No authority is asked, for that takes a network and a name: so the chain says that one key signed, and not whose it is.
+No other authority is asked, for that takes a network and a name. So the chain says that one key signed, and not whose.
 """
 
 from __future__ import annotations
