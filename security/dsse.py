@@ -8,6 +8,7 @@ each byte of an envelope counts.
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 
 from common.errors import LedgerError, ProvenanceError
@@ -15,8 +16,8 @@ from security.canonical import canonical, parse_canonical
 from security.keys import SigningKey
 from security.note import NoteKey
 
-_KEY_ID = 8
-"""Hex digits of a key id: C2SP's four bytes."""
+_KEY_ID = re.compile(r"[0-9a-f]{8}")
+"""C2SP's four bytes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_envelope(data: bytes) -> SignedContent:
                 raise ProvenanceError(_WHAT, got="other fields", expected=_EXPECTED)
     except (LedgerError, ValueError):
         raise ProvenanceError(_WHAT, got="no canonical JSON, or a part that is no base64", expected=_EXPECTED) from None
-    if len(read.key_id) != _KEY_ID or _written(read) != data:
+    if not _KEY_ID.fullmatch(read.key_id) or _written(read) != data:
         raise ProvenanceError(_WHAT, got="another writing", expected=_EXPECTED)
     return read
 

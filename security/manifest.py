@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,7 +29,7 @@ from common.export import WEIGHTS
 from security.canonical import canonical, parse_canonical
 from security.content_id import content_id
 from security.dsse import SignedContent, read_envelope, sign_content
-from security.entries import Digest, Moment, Name, Number, Real, RunId, Words
+from security.entries import MOST_WORDS, Digest, Moment, Name, Number, Real
 from security.ledger_names import origin_of
 
 if TYPE_CHECKING:
@@ -44,6 +45,18 @@ MEDIA_TYPE = "application/vnd.bottega.manifest+json"
 MOST_MANIFEST_BYTES = 2**20
 """The longest envelope: 1 MiB, room for the sites and files of any release."""
 
+MOST_REASON = 30 * MOST_WORDS
+"""The longest reason, characters: that of an entry, with room for pseudonyms in place of names."""
+
+
+def _visible(text: str) -> str:
+    """Pass text that shows on a terminal as it is: no escapes, no marks that turn it around. Line ends may be there."""
+    if not all(line.isprintable() for line in text.split("\n")):
+        raise ValueError("a character that cannot be seen")
+    return text
+
+
+Text = Annotated[str, Field(max_length=MOST_WORDS), AfterValidator(_visible)]
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -65,7 +78,7 @@ class _Part(BaseModel):
 class BaseFacts(_Part):
     """The base model that the adapter was trained on: what the run's settings name it, and SHA-256 over its weights."""
 
-    name: Annotated[str, Field(max_length=200)]
+    name: Text
     digest: Digest
 
 
@@ -74,7 +87,7 @@ class AdapterFacts(_Part):
 
     method: Literal["ffa", "both", "core"]
     rank: Number
-    targets: tuple[Words, ...]
+    targets: tuple[Text, ...]
     digest: Digest
 
 
@@ -148,8 +161,8 @@ class Manifest(_Part):
     version: Literal[1] = 1
     federation: Annotated[str, Field(pattern=r"^[a-z0-9.-]{1,255}$")]
     released_at: Moment
-    software: Words
-    run: RunId
+    software: Text
+    run: Annotated[str, Field(max_length=64), AfterValidator(_visible)]
     round: Number
     rounds: Annotated[int, Field(ge=0)]
     rounds_ordered: Number
@@ -158,9 +171,9 @@ class Manifest(_Part):
     taught: tuple[Taught, ...]
     privacy: DrawingPrivacy | None = None
     site_privacy: SitePrivacy | None = None
-    against: tuple[Words, ...] = ()
-    despite: Annotated[str, Field(max_length=100_000)] | None = None
-    checkpoint: Annotated[str, Field(max_length=10_000)]
+    against: tuple[Text, ...] = ()
+    despite: Annotated[str, Field(max_length=MOST_REASON), AfterValidator(_visible)] | None = None
+    checkpoint: Annotated[str, Field(max_length=10_000), AfterValidator(_visible)]
     files: tuple[ReleasedFile, ...]
 
     @model_validator(mode="after")

@@ -159,6 +159,8 @@ def _one(folder: Path, name: str, manifest: Manifest) -> Check:
 
 def _file(folder: Path, described: ReleasedFile) -> Check:
     what = f"{described.name} is what was released"
+    if not (folder / described.name).is_file():
+        return Check(what, holds=False, found="there is no such file")
     try:
         size, digest = size_and_digest(folder / described.name)
     except OSError as cause:

@@ -165,6 +165,7 @@ def export_run(
     those that agreed to be named.
     """
     from common.paths import ServerHome
+    from security.manifest import MANIFEST
     from server.house import open_house
     from server.release import release
     from server.store import Store
@@ -173,7 +174,8 @@ def export_run(
     with Store(house.home.database) as store:
         told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number, despite, named or [])
     if json_:
-        typer.echo(json.dumps({"run": run, "round": told.number, "sha256": told.digest, "weights": str(told.weights)}))
+        facts = {"run": run, "round": told.number, "sha256": told.digest, "weights": str(told.weights)}
+        typer.echo(json.dumps({**facts, "manifest": str(told.weights.parent / MANIFEST)}))
         return
     typer.echo(f"round {told.number} of run {run} is in {told.weights.parent}\nsha256 {told.digest}")
     typer.echo(f"whoever has it can check it: bottega adapter verify {told.weights.parent} --key KEY", err=True)

@@ -6,7 +6,9 @@ import time
 from collections.abc import Collection
 from pathlib import Path, PurePath
 
-from common.errors import RunError
+from pydantic import ValidationError
+
+from common.errors import ProvenanceError, RunError
 from security.entries import MOST_WORDS, moment
 from security.ledger_names import origin_of
 from security.manifest import (
@@ -55,7 +57,7 @@ def write_manifest(
 
     Raises:
         RunError: A site is to be named that the run did not ask.
-        ProvenanceError: The manifest would be too long.
+        ProvenanceError: The manifest would be too long, or something of the run does not go into one.
         OSError: A file cannot be read or written.
     """
     if strange := sorted(set(named) - set(order.sites)):
@@ -64,27 +66,38 @@ def write_manifest(
             advice="Name sites as `bottega run show RUN` does.",
         )  # fmt: skip
     called = pseudonyms(set(order.sites) - set(named), order.run, house.identity.signing)
-    manifest = Manifest(
-        federation=house.settings.federation,
-        released_at=moment(time.time()),
-        software=SOFTWARE,
-        run=order.run,
-        round=row.round,
-        rounds=sum(one.outcome == "aggregated" and one.round <= row.round for one in store.rounds(order.run)),
-        rounds_ordered=order.settings.rounds,
-        base=BaseFacts(name=_public(order.settings.base), digest=order.base_digest),
-        adapter=_adapter(order, str(row.adapter_digest)),
-        taught=_taught(taught_by(store, order.run, row.round), called),
-        privacy=_of_drawings(order),
-        site_privacy=_of_sites(order),
-        against=tuple(renamed(words, called)[:MOST_WORDS] for words in against),
-        despite=renamed(despite[:MOST_WORDS], called) or None,
-        checkpoint=_checkpoint(house),
-        files=files_in(folder),
-    )
-    (folder / MANIFEST).write_bytes(sign_manifest(manifest, house.identity))
+    try:
+        told = Manifest(
+            federation=house.settings.federation,
+            released_at=moment(time.time()),
+            software=SOFTWARE,
+            run=order.run,
+            round=row.round,
+            rounds=sum(one.outcome == "aggregated" and one.round <= row.round for one in store.rounds(order.run)),
+            rounds_ordered=order.settings.rounds,
+            base=BaseFacts(name=_plain(_public(order.settings.base)), digest=order.base_digest),
+            adapter=_adapter(order, str(row.adapter_digest)),
+            taught=_taught(taught_by(store, order.run, row.round), called),
+            privacy=_of_drawings(order),
+            site_privacy=_of_sites(order),
+            against=tuple(renamed(words, called)[:MOST_WORDS] for words in against),
+            despite=renamed(_plain(despite[:MOST_WORDS]), called) or None,
+            checkpoint=_checkpoint(house),
+            files=files_in(folder),
+        )
+    except ValidationError as cause:
+        raise ProvenanceError(
+            "something of this run does not go into a manifest", got=cause.errors(include_url=False)[0]["loc"][0],
+            advice="Nothing was released. Order a run with settings in plain words.",
+        ) from None  # fmt: skip
+    (folder / MANIFEST).write_bytes(sign_manifest(told, house.identity))
     key = NoteKey(origin_of(house.settings.federation), house.identity.signing.public)
     (folder / VKEY).write_text(f"{key}\n", "utf-8")
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line, with a space for what cannot be seen."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _public(base: str) -> str:

@@ -116,7 +116,7 @@ def test_sites_are_named_in_the_manifest_only_where_they_agreed_to_it(tmp_path: 
     federation = Federation(tmp_path, HONEST)
     federation.sites["bruno"].behave(Way.OBJECTS)
     federation.play()
-    why = "Bruno agreed by letter; carla was asked"
+    why = "Bruno agreed by letter;\n\x1b[31m carla was asked"
     release(federation.house, federation.store, RUN, tmp_path / "out", despite=why, named=["anna"])
     manifest, envelope, _ = read_manifest_file(tmp_path / "out" / MANIFEST)
     assert len(manifest.taught) == 3
@@ -128,6 +128,7 @@ def test_sites_are_named_in_the_manifest_only_where_they_agreed_to_it(tmp_path: 
     assert against.removesuffix(" objects") in {one.pseudonym for one in manifest.taught}
     assert manifest.despite is not None
     assert manifest.despite.endswith("was asked")
+    assert manifest.despite.isprintable()
     assert federation.store.releases(RUN)[0][2] == why
 
 
