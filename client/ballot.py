@@ -28,7 +28,8 @@ from security.noise import NoiseSource, add_noise
 DRAWS = 2
 """Of noise and timestep for each drawing; the second timestep lies as far from the end as the first from the start."""
 
-_AT_ONCE = 32
+LEAST = 1e-4
+"""Of a drawing's loss: the least gain that it has anything to say about. Rounding is a thousandth of that."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,19 @@ def _sampled(units: Sequence[Unit], secrecy: Secrecy) -> list[Unit]:
 
 @torch.no_grad()
 def _gains(base: Base, adapters: Sequence[Adapter], held_out: TrainingSet, units: Sequence[Unit]) -> Tensor:
-    """Return how much less each adapter but the first errs than the first, by unit, float32 [units, adapters - 1]."""
+    """Return how much less each adapter but the first errs than the first, by unit, float32 [units, adapters - 1].
+
+    A unit for which that is less than :data:`LEAST` of its loss, by all adapters together, says nothing: what is left
+    of so small a difference is rounding, and taken at unit length rounding would be as loud as any drawing.
+    """
     rows = torch.tensor([row for unit in units for row in unit.rows], dtype=torch.int64)
     draws = _draws(base, held_out, rows)
     by_row = torch.stack([_losses(base, adapter, held_out, rows, draws) for adapter in adapters], 1)
     parts = by_row.split([len(unit.rows) for unit in units]) if units else ()
     losses = torch.stack([part.mean(0) for part in parts]) if parts else torch.zeros(0, len(adapters))
-    return losses[:, :1] - losses[:, 1:]
+    gains = losses[:, :1] - losses[:, 1:]
+    loud = torch.linalg.vector_norm(gains, dim=1, keepdim=True) > LEAST * losses[:, :1]
+    return torch.where(loud, gains, 0.0)
 
 
 Draws = tuple[Tensor, Tensor]
@@ -115,6 +122,7 @@ def _losses(base: Base, adapter: Adapter, held_out: TrainingSet, rows: Tensor, d
     base.unet.eval()
     index = rows.repeat_interleave(DRAWS)
     text = held_out.text(index, torch.zeros(len(index), dtype=torch.bool))
-    parts = zip(*(x.split(_AT_ONCE) for x in (held_out.first_view(index), text, *draws)), strict=True)
+    # Each drawing in a batch of its own: in one with others, its last bits would hang on which others there are.
+    parts = zip(*(x.split(DRAWS) for x in (held_out.first_view(index), text, *draws)), strict=True)
     losses = torch.cat([example_losses(base, *part) for part in parts])
-    return losses.float().cpu().view(-1, DRAWS).mean(1)
+    return losses.double().cpu().view(-1, DRAWS).mean(1).float()

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -299,7 +300,10 @@ class Budget:
             )  # fmt: skip
 
     def _append(self, entry: dict[str, object]) -> None:
-        plain = json.dumps(entry, sort_keys=True).encode()
+        # The digest over all entries is told to others. Without something that nobody can guess in each, whoever knows
+        # all drawings but one could find out by it whether that one is here.
+        salted = entry | {"salt": secrets.token_hex(32)}
+        plain = json.dumps(salted, sort_keys=True).encode()
         self._vault.write(self._file(len(self._heads)), plain, self._place())
         self._take(plain)
 

@@ -166,6 +166,18 @@ def test_an_entry_that_was_taken_out_swapped_or_cut_short_is_not_believed(tmp_pa
     assert len(opened(tmp_path, vault).spends) == 3
 
 
+def test_the_head_that_is_told_says_nothing_of_the_drawings(tmp_path: Path, vault: Vault) -> None:
+    """Who knows every drawing and every time cannot make the digest again, to try whether one more is there."""
+    heads = set()
+    for place in ("a", "b"):
+        budget = Budget(tmp_path / place, vault, BudgetSettings())
+        budget.reserve("r", 1, Steps(2.0, 0.25, 1), many(30), 1_000)
+        heads.add(budget.head.digest)
+        again = Budget(tmp_path / place, vault, BudgetSettings())
+        assert again.head == budget.head
+    assert len(heads) == 2
+
+
 def test_a_record_that_came_back_from_a_backup_is_seen_by_the_head_that_was_told(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
     budget.reserve("r1", 1, ROUND, UNITS, NOW)
