@@ -6,6 +6,11 @@ the mean over several draws of noise and timestep (noise multiplicity, DPDM, arX
 then it is clipped, and noise is added once to the sum. However many units fit into memory at a time, the sum is that of
 the whole sample.
 
+**Every batch has one shape.** Which kernel computes a row, and so how it rounds, can depend on how many rows there are.
+With an honest adapter that moves a gradient by some 4e-7 of the clip; with one whose numbers were made for it, by up to
+1.9 clips, for one drawing more (measured, 32-bit floats). So a batch that is not full is filled up with rows that count
+for nothing: then the others change no bit of a gradient, whatever they are.
+
 **What one unit can change** is its own clipped gradient and nothing else: timesteps are spread evenly over the draws
 of one unit, never over the batch, and no layer of the U-Net looks across drawings. The coins of sampling are as
 secret as the noise, since amplification by sampling holds only against who does not know them.
@@ -36,6 +41,8 @@ from common.settings import LoraSettings, TrainingSettings
 from security.clipping import Clipped, clip_and_sum, nothing
 from security.noise import NoiseSource, add_noise
 
+_PLANTED_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class Mechanism:
@@ -46,7 +53,8 @@ class Mechanism:
         clip: Largest L2 norm of one drawing's gradient.
         rate: The chance of a drawing to be in a step's sample, in (0, 1].
         multiplicity: Draws of noise and timestep a drawing, averaged before the clip.
-        at_once: Drawings whose gradients are in memory at a time; of no effect on the result but its rounding.
+        at_once: Units whose gradients are computed together; of no effect on the result but its rounding. Never fewer
+            are: so a large number costs time where samples are small.
 
     Raises:
         PrivacyError: A number is out of its range.
@@ -56,7 +64,7 @@ class Mechanism:
     clip: float
     rate: float = 1.0
     multiplicity: int = 4
-    at_once: int = 16
+    at_once: int = 4
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -165,12 +173,13 @@ def _clipped(
     everything = units + (0 if planted is None else len(planted))
     sample = poisson_sample(everything, mechanism.rate, source)
     total = nothing(coordinates.size, mechanism.clip)
-    for few in sample.split(mechanism.at_once) if len(sample) else ():
-        if len(own := few[few < units]):
-            sampled = [rows[unit] for unit in own.tolist()]
-            gradients = _gradients(base, coordinates.factors, data, sampled, settings, mechanism.multiplicity, source)
-            total = total + clip_and_sum(coordinates.of(gradients), mechanism.clip)
-        if planted is not None and len(strange := few[few >= units] - units):
+    own = [rows[unit] for unit in sample[sample < units].tolist()]
+    for at in range(0, len(own), mechanism.at_once):
+        few = own[at : at + mechanism.at_once]
+        gradients = _gradients(base, coordinates.factors, data, few, settings, mechanism, source)
+        total = total + clip_and_sum(coordinates.of(gradients), mechanism.clip)
+    if planted is not None:
+        for strange in (sample[sample >= units] - units).split(_PLANTED_AT_ONCE):
             total = total + clip_and_sum(planted[strange], mechanism.clip)
     return total
 
@@ -181,13 +190,16 @@ def _gradients(
     data: TrainingSet,
     few: Sequence[tuple[int, ...]],
     settings: TrainingSettings,
-    draws: int,
+    mechanism: Mechanism,
     source: NoiseSource,
 ) -> Tensor:
     """Return the gradient of each unit, the mean over its draws: float32 ``[len(few), d]``, on the CPU.
 
-    Each draw is of one of the unit's rows, whichever chance says: so a unit of many drawings takes no longer.
+    Each draw is of one of the unit's rows, whichever chance says: so a unit of many drawings takes no longer. There are
+    at most ``at_once`` units.
     """
+    draws, wanted = mechanism.multiplicity, len(few)
+    few = [*few, *[few[0]] * (mechanism.at_once - wanted)]
     chance, choice = (torch.Generator().manual_seed(int(seed * 2**53)) for seed in source.uniforms(2))
     index = torch.cat([torch.tensor(rows)[torch.randint(len(rows), (draws,), generator=choice)] for rows in few])
     latents = data.latents(index, chance)
@@ -201,9 +213,10 @@ def _gradients(
         warnings.filterwarnings("ignore", "Full backward hook", UserWarning)  # Opacus' own, and as they should be
         example_losses(base, latents, words, noise, t).sum().backward()
     # Opacus keeps them as an attribute that no type knows of.
-    rows = torch.cat([_of(p).reshape(len(index), -1).float().cpu() for p in parameters], dim=1)
+    own = slice(wanted * draws)
+    rows = torch.cat([_of(p)[own].reshape(wanted * draws, -1).float().cpu() for p in parameters], dim=1)
     _forget(parameters)
-    return rows.reshape(len(few), draws, -1).mean(1)
+    return rows.reshape(wanted, draws, -1).mean(1)
 
 
 def _is_trained(module: nn.Module) -> bool:

@@ -39,5 +39,5 @@ def subject_of(base: Base, lora: LoraSettings, privacy: PrivacySettings) -> Subj
     latents = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(0))
     data = TrainingSet(latents, base.encode_text(["an ink drawing of a boat", ""]), torch.zeros(1, dtype=torch.long))
     steps = planned_steps(privacy, 1, privacy.epsilon, privacy.delta)
-    mechanism = Mechanism(steps.multiplier, privacy.clip, steps.rate, multiplicity=1, at_once=64)
+    mechanism = Mechanism(steps.multiplier, privacy.clip, steps.rate, multiplicity=1, at_once=1)
     return Subject(base, adapter, data, lora, TrainingSettings(steps=steps.count), mechanism)

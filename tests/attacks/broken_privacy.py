@@ -34,7 +34,7 @@ def subject_of(base: Base, lora: LoraSettings, steps: int, rate: float, claimed:
     latents = torch.randn(1, 1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     data = TrainingSet(latents, base.encode_text(["an ink drawing of a boat", ""]), torch.zeros(1, dtype=torch.long))
     multiplier = multiplier_for(claimed, DELTA, rate, steps)
-    mechanism = real.Mechanism(multiplier, clip=1e-3, rate=rate, multiplicity=1, at_once=64)
+    mechanism = real.Mechanism(multiplier, clip=1e-3, rate=rate, multiplicity=1, at_once=1)
     return Subject(base, adapter, data, lora, TrainingSettings(steps=steps), mechanism)
 
 

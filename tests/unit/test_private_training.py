@@ -10,7 +10,7 @@ import torch
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 
-from client.coordinates import Coordinates
+from client.coordinates import Coordinates, coordinates_of
 from client.dataset import TrainingSet
 from client.private_training import (
     Mechanism,
@@ -52,7 +52,8 @@ def test_the_gradient_of_each_drawing_is_the_one_that_it_has_alone(base: Base, l
     few = torch.arange(3)
     plain = TrainingSettings(caption_dropout=0.0)
     with per_drawing_gradients(base.unet):
-        together = _gradients(base, parameters, data, [(0,), (1,), (2,)], plain, draws, SeededNoise(1))
+        mechanism = Mechanism(1.0, 1.0, multiplicity=draws, at_once=3)
+        together = _gradients(base, parameters, data, [(0,), (1,), (2,)], plain, mechanism, SeededNoise(1))
     # The same chance, drawn as `_gradients` draws it, then each drawing on its own.
     chance = torch.Generator().manual_seed(int(SeededNoise(1).uniforms(1)[0] * 2**53))
     index = few.repeat_interleave(draws)
@@ -68,6 +69,29 @@ def test_the_gradient_of_each_drawing_is_the_one_that_it_has_alone(base: Base, l
         loss = example_losses(base, drawn[own], words[own], noise[own], t[own]).mean()
         alone = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)])
         assert torch.allclose(together[one], alone, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ffa", "core"])
+@pytest.mark.parametrize("scale", [0.01, 10.0], ids=["ordinary", "adversarial"])
+def test_the_others_change_no_bit_of_a_units_gradient(base: Base, latents: Latents, method: str, scale: float) -> None:
+    lora = LoraSettings(method=method, rank=8)  # type: ignore[arg-type]
+    adapter, data, plain = start(base, lora), latents(8), TrainingSettings()
+    factors = LoraFactors(base.unet)
+    made = np.random.default_rng(0).standard_normal(adapter.b.shape).astype(np.float32)
+    factors.load(Adapter(adapter.schema, adapter.a, adapter.b + np.float32(scale) * made))
+    parameters = coordinates_of(factors, lora, adapter.schema).factors
+    mechanism = Mechanism(1.0, 1e-3, multiplicity=2, at_once=8)
+    alike = TrainingSet(data.views[:1].repeat(8, 1, 1, 1, 1), data.states, data.caption[:1].repeat(8))
+    huge = TrainingSet(torch.cat([data.views[:1], 1e4 * data.views[1:]]), data.states, data.caption)
+    with per_drawing_gradients(base.unet):
+        alone = _gradients(base, parameters, data, [(0,)], plain, mechanism, SeededNoise(1))[0]
+        assert alone.isfinite().all()
+        for others in (data, alike, huge):
+            for count in (2, 5, 8):
+                rows = [(row,) for row in range(count)]
+                among = _gradients(base, parameters, others, rows, plain, mechanism, SeededNoise(1))
+                assert len(among) == count
+                assert torch.equal(among[0], alone)
 
 
 def test_hooks_and_gradients_are_gone_afterwards(base: Base, latents: Latents) -> None:
@@ -198,7 +222,7 @@ def test_an_artist_takes_no_longer_than_a_drawing_and_each_drawing_has_its_turn(
     few = TrainingSettings(steps=6)
     done = train_privately(base, adapter, data, lora, few, mechanism, SeededNoise(3), units=units, expected=3.0)
     assert done.examples == 3
-    assert {len(index) for index in asked} == {3 * 4}
+    assert {len(index) for index in asked} == {4 * 4}, "one shape, whatever the sample"
     assert {row for index in asked for row in index} == set(range(8))
 
 
