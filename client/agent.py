@@ -144,6 +144,11 @@ class SiteAgent:
             raise AgentError("the task asks for no known work", got=int(task.work), expected="to train or to measure")
         order = self._believed(task.order)
         order.check_asks(self.identity.id, header.run, header.round_number)
+        if (task.work == pb.WORK_TRAIN) != (header.round_number <= order.settings.rounds):
+            raise AgentError(
+                "the task asks for other work than the order has for its round", got=f"round {header.round_number}",
+                expected=f"training up to round {order.settings.rounds}, and then a last look",
+            )  # fmt: skip
         told = task.told if task.HasField("told") else None
         return Job(order, task.work, header.round_number, told, tuple(task.candidates))
 

@@ -71,6 +71,22 @@ class Spend:
 
 
 @dataclass(frozen=True)
+class Need:
+    """What a round of a run costs each unit that is in it.
+
+    Attributes:
+        run: The run's id.
+        steps: What will be done to each unit.
+        most: What the run may cost a unit in all, epsilon: what its order says. A round that is asked for again counts
+            again.
+    """
+
+    run: str
+    steps: Steps
+    most: float = math.inf
+
+
+@dataclass(frozen=True)
 class Count:
     """A number of units that was told, with noise on it, as it stands in the record."""
 
@@ -164,8 +180,13 @@ class Budget:
             for cohort, epsilon in self.spent().items()
         ]
 
-    def count(self, kind: UnitKind, units: Sequence[Unit], source: NoiseSource, now_ms: int) -> int:
-        """Return how many units there are, with noise on it, so that it may be told.
+    def count(
+        self, kind: UnitKind, units: Sequence[Unit], source: NoiseSource, now_ms: int, need: Need | None = None
+    ) -> int:
+        """Return how many units there are that can pay, with noise on it, so that it may be told.
+
+        Those that have nothing left are not counted, and pay nothing: whether a few new drawings came to them must not
+        decide by itself whether the site takes part.
 
         The noise is two-sided geometric (Ghosh, Roughgarden and Sundararajan 2009, arXiv 0811.2841). It is drawn once
         for the same cohorts and kept: asked again, the answer is the same and costs nothing.
@@ -175,34 +196,40 @@ class Budget:
             units: Those that are there.
             source: Where the noise comes from.
             now_ms: Unix time, milliseconds.
+            need: What a round will cost besides; nothing when left out.
 
         Raises:
             BudgetError: It cannot be afforded, there are too few, delta is too large for so many, or the record cannot
                 be read or written.
         """
         with locked(self._folder / "lock", error=BudgetError):
-            cohorts = self._entered(units, now_ms)
-            told = next((one.told for one in self._counts if (one.kind, one.cohorts) == (kind, cohorts)), None)
+            self._entered(units, now_ms)
+            told = self._told_before(kind, self._able(units, need, 0.0))
             if told is None:
-                if any(self._epsilon({c}) + COUNT_EPSILON > self._settings.epsilon for c in cohorts):
+                able = self._able(units, need, COUNT_EPSILON)
+                if not able:
                     raise self._spent_error()
-                told = max(1, len(units) + _two_sided_geometric(COUNT_EPSILON, source))
+                told = self._told_before(kind, able)
+            if told is None:
+                told = max(1, len(able) + _two_sided_geometric(COUNT_EPSILON, source))
+                cohorts = self._cohorts_of(able)
                 self._append({"kind": "count", "unit": kind, "cohorts": list(cohorts), "told": told, "at_ms": now_ms})
         _check_enough(told, self._settings.delta)
         return told
 
     def reserve(
-        self, run: str, round_number: int, steps: Steps, units: Sequence[Unit], now_ms: int
-    ) -> tuple[Unit, ...]:
+        self, need: Need, round_number: int, units: Sequence[Unit], now_ms: int
+    ) -> tuple[Unit, ...]:  # fmt: skip
         """Spend what a round may cost, before it starts.
+
+        One entry is written whatever comes of it, so that how many there are tells nothing; of no unit, it costs none.
 
         A unit has the past of all cohorts that any of its drawings is in: who adds drawings, or asks once by drawing
         and once by artist, gains nothing.
 
         Args:
-            run: The run's id.
+            need: What the round costs each unit.
             round_number: The round.
-            steps: What will be done to each unit.
             units: Those that are there.
             now_ms: Unix time, milliseconds.
 
@@ -213,17 +240,17 @@ class Budget:
             BudgetError: None can afford it, the clock went backwards, or the record cannot be read or written.
         """
         with locked(self._folder / "lock", error=BudgetError):  # for runs that overlap
-            self._entered(units, now_ms)
-            pasts = {unit: frozenset(self._cohort[digest] for digest in unit.digests) for unit in units}
-            afford = {past for past in set(pasts.values()) if self._affords(past, run, steps)}
-            if not afford:
+            if units:
+                self._entered(units, now_ms)
+            able = self._able(units, need, 0.0)
+            if units and not able:
                 raise self._spent_error()
-            paying = sorted(frozenset().union(*afford))
+            steps = need.steps
             self._append(
-                {"kind": "spend", "run": run, "round": round_number, "cohorts": paying, "at_ms": now_ms,
-                 "multiplier": steps.multiplier, "rate": steps.rate, "count": steps.count}
+                {"kind": "spend", "run": need.run, "round": round_number, "cohorts": list(self._cohorts_of(able)),
+                 "at_ms": now_ms, "multiplier": steps.multiplier, "rate": steps.rate, "count": steps.count}
             )  # fmt: skip
-        return tuple(unit for unit in units if pasts[unit] in afford)
+        return able
 
     def look(self, run: str, now_ms: int) -> None:
         """Record the one look at a run's adapter by which this site may object to it.
@@ -250,12 +277,30 @@ class Budget:
         self._enrol([digest for digest in there if digest not in self._cohort], now_ms)
         return tuple(sorted({self._cohort[digest] for digest in there}))
 
-    def _affords(self, past: Collection[int], run: str, steps: Steps) -> bool:
-        left, delta = self._settings.epsilon - self._pure(past), self._settings.delta
-        if would_exceed(self._history(past), steps, left, delta):
+    def _told_before(self, kind: UnitKind, units: Sequence[Unit]) -> int | None:
+        cohorts = self._cohorts_of(units)
+        return next((one.told for one in self._counts if (one.kind, one.cohorts) == (kind, cohorts)), None)
+
+    def _cohorts_of(self, units: Sequence[Unit]) -> tuple[int, ...]:
+        return tuple(sorted({self._cohort[digest] for unit in units for digest in unit.digests}))
+
+    def _able(self, units: Sequence[Unit], need: Need | None, extra: float) -> tuple[Unit, ...]:
+        """Return the units that can pay for what is needed, and as much epsilon besides."""
+        pasts = {unit: frozenset(self._cohort[digest] for digest in unit.digests) for unit in units}
+        afford = {past for past in set(pasts.values()) if self._affords(past, need, extra)}
+        return tuple(unit for unit in units if pasts[unit] in afford)
+
+    def _affords(self, past: Collection[int], need: Need | None, extra: float) -> bool:
+        left, delta = self._settings.epsilon - self._pure(past) - extra, self._settings.delta
+        if need is None:
+            return epsilon_of(self._history(past), delta) <= left
+        if would_exceed(self._history(past), need.steps, left, delta):
             return False
-        a_run = self._settings.epsilon_a_run
-        return a_run is None or not would_exceed(self._history(past, run), steps, a_run, delta)
+        a_round, a_run = self._settings.epsilon_a_round, self._settings.epsilon_a_run
+        if a_round is not None and would_exceed([], need.steps, a_round, delta):
+            return False
+        most = need.most if a_run is None else min(need.most, a_run)
+        return math.isinf(most) or not would_exceed(self._history(past, need.run), need.steps, most, delta)
 
     def _epsilon(self, past: Collection[int], run: str | None = None) -> float:
         pure = self._pure(past) if run is None else 0.0
@@ -361,7 +406,10 @@ def _check_enough(told: int, delta: float) -> None:
 
 
 def _check(settings: BudgetSettings) -> None:
-    for name, value in (("epsilon", settings.epsilon), ("epsilon_a_run", settings.epsilon_a_run)):
+    for name, value in (
+        ("epsilon", settings.epsilon), ("epsilon_a_run", settings.epsilon_a_run),
+        ("epsilon_a_round", settings.epsilon_a_round),
+    ):  # fmt: skip
         if value is not None and not 0 < value < float("inf"):
             raise BudgetError(f"`{name}` of the budget is no positive number", got=value)
     if not 0 < settings.delta < 1:

@@ -14,3 +14,5 @@ class BudgetSettings(Settings):
     """Below one over the number of units."""
     epsilon_a_run: float | None = None
     """For one run; no other limit than the whole when left out."""
+    epsilon_a_round: float | None = None
+    """For one round; no other limit than the run's when left out."""

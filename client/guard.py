@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.ballot import Secrecy
-from client.budget import Budget, Head
+from client.budget import Budget, Head, Need
 from client.drawings import Drawing, DrawingSettings
 from client.units import Unit, units_of
 from common.proto import bottega_pb2 as pb
@@ -77,8 +77,9 @@ class Guard:
         limits, units = self.budget.settings, units_of(self.drawings, privacy.unit)
         most = math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run
         steps = planned_steps(privacy, rounds, most, limits.delta)
-        count = self.budget.count(privacy.unit, units, self.source, now_ms)
-        allowed = self.budget.reserve(run, number, steps, units, now_ms)
+        need = Need(run, steps, privacy.epsilon)
+        count = self.budget.count(privacy.unit, units, self.source, now_ms, need)
+        allowed = self.budget.reserve(need, number, units, now_ms)
         return Allowance(allowed, steps, count, self._told(run, privacy, steps))
 
     def allow_ballot(
@@ -110,8 +111,8 @@ class Guard:
         held_out = max(1.0, count * self.fraction / (1 - self.fraction))
         most = math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run
         step = planned_ballot(privacy, ballots, rounds, min(1.0, ballots.drawings / held_out), most, limits.delta)
-        units = units_of(self.held_out, "drawing")
-        allowed = self.budget.reserve(run, number, step, units, now_ms) if units else ()
+        need = Need(run, step, min(privacy.epsilon, ballots.epsilon))
+        allowed = self.budget.reserve(need, number, units_of(self.held_out, "drawing"), now_ms)
         return allowed, Secrecy(step, self.source)
 
     def allow_look(self, run: str, now_ms: int) -> None:

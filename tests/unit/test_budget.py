@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.budget import COUNT_EPSILON, Budget, BudgetError, Head, _two_sided_geometric
+from client.budget import COUNT_EPSILON, Budget, BudgetError, Head, Need, _two_sided_geometric
 from client.budget_settings import BudgetSettings
 from client.units import Unit
 from common.errors import BottegaError
@@ -37,17 +38,17 @@ def opened(tmp_path: Path, vault: Vault, epsilon: float = 3.0, **more: float) ->
 def test_a_round_costs_what_the_accountant_says_and_rounds_compose(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
     assert budget.spent() == {}
-    assert budget.reserve("r1", 1, ROUND, UNITS, NOW) == UNITS
+    assert budget.reserve(Need("r1", ROUND), 1, UNITS, NOW) == UNITS
     assert budget.spent() == {0: COST}
-    budget.reserve("r1", 2, ROUND, UNITS, NOW)
-    budget.reserve("r2", 1, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
+    budget.reserve(Need("r2", ROUND), 1, UNITS, NOW)
     assert budget.spent()[0] == pytest.approx(epsilon_of([Steps(30.0, 1.0, 30)], DELTA))
     assert budget.spent("r1")[0] == pytest.approx(epsilon_of([Steps(30.0, 1.0, 20)], DELTA))
     assert COST < budget.spent()[0] < 3 * COST
 
 
 def test_what_was_spent_is_remembered_by_whoever_opens_the_record_next(tmp_path: Path, vault: Vault) -> None:
-    opened(tmp_path, vault).reserve("r1", 1, ROUND, UNITS, NOW)
+    opened(tmp_path, vault).reserve(Need("r1", ROUND), 1, UNITS, NOW)
     again = opened(tmp_path, vault)
     assert again.spent() == {0: COST}
     assert again.head.entries == 2
@@ -55,51 +56,117 @@ def test_what_was_spent_is_remembered_by_whoever_opens_the_record_next(tmp_path:
 
 def test_the_round_that_would_go_over_is_refused_and_costs_nothing(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault, epsilon=1.5 * COST)
-    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
     further = 0
     while not would_exceed([spend.steps for spend in budget.spends], ROUND, 1.5 * COST, DELTA):
         further += 1
-        budget.reserve("r1", 1 + further, ROUND, UNITS, NOW)
+        budget.reserve(Need("r1", ROUND), 1 + further, UNITS, NOW)
     assert further >= 1, "composition is better than adding up"
     rounds = 2 + further
     with pytest.raises(BudgetError, match="the privacy budget is spent"):
-        budget.reserve("r1", rounds, ROUND, UNITS, NOW)
+        budget.reserve(Need("r1", ROUND), rounds, UNITS, NOW)
     assert budget.spent()[0] <= 1.5 * COST
     assert len(budget.spends) == 1 + further
-    budget.reserve("r1", rounds, Steps(300.0, 1.0, 1), UNITS, NOW)  # a smaller one may still fit
+    budget.reserve(Need("r1", Steps(300.0, 1.0, 1)), rounds, UNITS, NOW)  # a smaller one may still fit
 
 
 def test_a_run_has_a_limit_of_its_own(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault, epsilon=10.0, epsilon_a_run=1.1 * COST)
-    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
     with pytest.raises(BudgetError, match="budget is spent"):
-        budget.reserve("r1", 2, ROUND, UNITS, NOW)
-    budget.reserve("r2", 1, ROUND, UNITS, NOW)
+        budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
+    budget.reserve(Need("r2", ROUND), 1, UNITS, NOW)
+
+
+def test_a_run_costs_no_more_than_its_order_says_however_often_a_round_is_asked_for(
+    tmp_path: Path, vault: Vault
+) -> None:
+    budget = opened(tmp_path, vault, epsilon=100.0)
+    need = Need("r1", ROUND, 1.01 * epsilon_of([ROUND, ROUND], budget.settings.delta))
+    budget.reserve(need, 1, UNITS, NOW)
+    budget.reserve(need, 1, UNITS, NOW)
+    with pytest.raises(BudgetError, match="the privacy budget is spent"):
+        budget.reserve(need, 1, UNITS, NOW)
+    assert max(budget.spent("r1").values()) <= need.most
+    budget.reserve(Need("r2", ROUND, need.most), 1, UNITS, NOW)
+
+
+def test_a_round_has_a_limit_of_its_own(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault, epsilon=100.0, epsilon_a_round=1.01 * COST)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    with pytest.raises(BudgetError, match="the privacy budget is spent"):
+        budget.reserve(Need("r1", Steps(ROUND.multiplier, ROUND.rate, 2 * ROUND.count)), 2, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 3, UNITS, NOW)
+
+
+def test_drawings_that_have_nothing_left_are_not_counted_and_hold_up_no_new_ones(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    old, new = many(60), many(80, start=5000)
+    while True:
+        try:
+            budget.reserve(Need("r1", ROUND), 1, old, NOW)
+        except BudgetError:
+            break
+    need = Need("r2", ROUND)
+    told = budget.count("drawing", (*old, *new), SeededNoise(1), NOW, need)
+    assert abs(told - 80) < 60
+    assert budget.reserve(need, 1, (*old, *new), NOW) == new
+
+
+def test_a_few_new_drawings_beside_those_that_have_nothing_left_decide_nothing(tmp_path: Path, vault: Vault) -> None:
+    """With them the site refuses as it does without: it would train on them alone, and their being there would show."""
+    budget = opened(tmp_path, vault)
+    old, few = many(60), many(1, start=5000)
+    while True:
+        try:
+            budget.reserve(Need("r1", ROUND), 1, old, NOW)
+        except BudgetError:
+            break
+    with pytest.raises(BudgetError, match="too few drawings to hide one"):
+        budget.count("drawing", (*old, *few), Quiet(), NOW, Need("r2", ROUND))
+
+
+class Quiet:
+    """A source whose noise is none."""
+
+    def normals(self, count: int) -> np.ndarray:
+        return np.zeros(count)
+
+    def uniforms(self, count: int) -> np.ndarray:
+        return np.full(count, 0.999)
+
+
+def test_of_no_unit_an_entry_is_written_all_the_same_and_costs_nobody(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    before, spent = budget.head.entries, budget.spent()
+    assert budget.reserve(Need("r1", ROUND), 2, (), NOW) == ()
+    assert (budget.head.entries, budget.spent()) == (before + 1, spent)
 
 
 def test_new_drawings_begin_with_nothing_spent_and_old_ones_are_left_out_when_theirs_is(
     tmp_path: Path, vault: Vault
 ) -> None:
     budget = opened(tmp_path, vault, epsilon=1.1 * COST)
-    budget.reserve("r1", 1, ROUND, UNITS[:10], NOW)
-    assert budget.reserve("r1", 2, ROUND, UNITS, NOW) == UNITS[10:]
+    budget.reserve(Need("r1", ROUND), 1, UNITS[:10], NOW)
+    assert budget.reserve(Need("r1", ROUND), 2, UNITS, NOW) == UNITS[10:]
     assert budget.spent() == {0: COST, 1: COST}
     with pytest.raises(BudgetError):
-        budget.reserve("r1", 3, ROUND, UNITS, NOW)
+        budget.reserve(Need("r1", ROUND), 3, UNITS, NOW)
 
 
 def test_another_folder_with_the_same_drawings_has_the_same_budget(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault, epsilon=1.1 * COST)
-    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
     with pytest.raises(BudgetError):
-        budget.reserve("r9", 1, ROUND, tuple(reversed(UNITS)), NOW)
+        budget.reserve(Need("r9", ROUND), 1, tuple(reversed(UNITS)), NOW)
 
 
 def test_two_who_spend_at_once_see_each_others_spending(tmp_path: Path, vault: Vault) -> None:
     one, other = opened(tmp_path, vault, epsilon=1.1 * COST), opened(tmp_path, vault, epsilon=1.1 * COST)
-    one.reserve("r1", 1, ROUND, UNITS, NOW)
+    one.reserve(Need("r1", ROUND), 1, UNITS, NOW)
     with pytest.raises(BudgetError, match="budget is spent"):
-        other.reserve("r2", 1, ROUND, UNITS, NOW)
+        other.reserve(Need("r2", ROUND), 1, UNITS, NOW)
 
 
 @pytest.mark.parametrize("step", range(1, 5))
@@ -117,7 +184,7 @@ def test_a_power_cut_while_spending_releases_nothing(
     spent = 0
     try:
         for number in (1, 2, 3):
-            budget.reserve("r1", number, ROUND, UNITS, NOW)
+            budget.reserve(Need("r1", ROUND), number, UNITS, NOW)
             spent = number
     except KeyboardInterrupt:
         pass
@@ -134,8 +201,8 @@ def test_an_entry_that_was_changed_anywhere_is_not_believed(
     root = tmp_path_factory.mktemp("budget")
     vault = Vault.open_or_create(root / "vault.key")
     budget = opened(root, vault)
-    budget.reserve("r1", 1, ROUND, UNITS, NOW)
-    budget.reserve("r1", 2, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
     file = sorted((root / "budget").glob("*.entry"))[at]
     content = bytearray(file.read_bytes())
     content[int(where * len(content))] ^= 1 << bit
@@ -147,7 +214,7 @@ def test_an_entry_that_was_changed_anywhere_is_not_believed(
 def test_an_entry_that_was_taken_out_swapped_or_cut_short_is_not_believed(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
     for number in (1, 2, 3):
-        budget.reserve("r1", number, ROUND, UNITS, NOW)
+        budget.reserve(Need("r1", ROUND), number, UNITS, NOW)
     first, second, third, fourth = sorted((tmp_path / "budget").glob("*.entry"))
     kept = {file: file.read_bytes() for file in (first, second, third, fourth)}
     second.unlink()
@@ -171,7 +238,7 @@ def test_the_head_that_is_told_says_nothing_of_the_drawings(tmp_path: Path, vaul
     heads = set()
     for place in ("a", "b"):
         budget = Budget(tmp_path / place, vault, BudgetSettings())
-        budget.reserve("r", 1, Steps(2.0, 0.25, 1), many(30), 1_000)
+        budget.reserve(Need("r", Steps(2.0, 0.25, 1)), 1, many(30), 1_000)
         heads.add(budget.head.digest)
         again = Budget(tmp_path / place, vault, BudgetSettings())
         assert again.head == budget.head
@@ -180,9 +247,9 @@ def test_the_head_that_is_told_says_nothing_of_the_drawings(tmp_path: Path, vaul
 
 def test_a_record_that_came_back_from_a_backup_is_seen_by_the_head_that_was_told(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
-    budget.reserve("r1", 1, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
     earlier = budget.head
-    budget.reserve("r1", 2, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
     told = budget.head
     budget.check_not_behind(earlier)
     budget.check_not_behind(told)
@@ -191,7 +258,7 @@ def test_a_record_that_came_back_from_a_backup_is_seen_by_the_head_that_was_told
     restored.check_not_behind(earlier)
     with pytest.raises(BudgetError, match="not the one that was used before"):
         restored.check_not_behind(told)
-    restored.reserve("r1", 2, Steps(31.0, 1.0, 10), UNITS, NOW)
+    restored.reserve(Need("r1", Steps(31.0, 1.0, 10)), 2, UNITS, NOW)
     with pytest.raises(BudgetError, match="not the one that was used before"):
         restored.check_not_behind(told)
     with pytest.raises(BudgetError):
@@ -200,10 +267,10 @@ def test_a_record_that_came_back_from_a_backup_is_seen_by_the_head_that_was_told
 
 def test_a_clock_that_went_backwards_is_refused(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
-    budget.reserve("r1", 1, ROUND, UNITS, NOW)
-    budget.reserve("r1", 2, ROUND, UNITS, NOW - 60_000)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 2, UNITS, NOW - 60_000)
     with pytest.raises(BudgetError, match="the clock is behind"):
-        budget.reserve("r1", 3, ROUND, UNITS, NOW - 86_400_000)
+        budget.reserve(Need("r1", ROUND), 3, UNITS, NOW - 86_400_000)
 
 
 def many(count: int, start: int = 1000) -> tuple[Unit, ...]:
@@ -219,7 +286,7 @@ def test_a_delta_that_may_give_a_unit_away_is_refused(tmp_path: Path, vault: Vau
 def test_nothing_and_too_few_are_refused(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
     with pytest.raises(BudgetError, match="there is nothing to train on"):
-        budget.reserve("r1", 1, ROUND, (), NOW)
+        budget.count("drawing", (), SeededNoise(1), NOW)
     with pytest.raises(BudgetError, match="too few drawings to hide one among them"):
         budget.count("drawing", UNITS[:3], SeededNoise(2), NOW)
     assert budget.spends == ()
@@ -235,7 +302,7 @@ def test_how_many_there_are_is_told_once_with_noise_and_costs_once(tmp_path: Pat
         assert opened(tmp_path, vault).count("drawing", many(200), source, NOW) == told
     assert budget.spent() == {0: pytest.approx(COUNT_EPSILON)}
     budget.count("artist", many(200), SeededNoise(4), NOW)
-    budget.reserve("r1", 1, ROUND, many(200), NOW)
+    budget.reserve(Need("r1", ROUND), 1, many(200), NOW)
     assert budget.spent()[0] == pytest.approx(2 * COUNT_EPSILON + COST)
 
 
@@ -257,20 +324,20 @@ def test_telling_the_number_is_refused_when_it_cannot_be_afforded(tmp_path: Path
 def test_an_artist_has_the_past_of_all_their_drawings(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault, epsilon=1.1 * COST)
     old, new = many(30), many(30, start=5000)
-    budget.reserve("r1", 1, ROUND, old, NOW)
+    budget.reserve(Need("r1", ROUND), 1, old, NOW)
     artists = tuple(Unit(a.digests | b.digests, (*a.rows, *b.rows)) for a, b in zip(old, new, strict=True))
     with pytest.raises(BudgetError, match="budget is spent"):
-        budget.reserve("r2", 1, ROUND, artists, NOW)
-    assert budget.reserve("r2", 2, ROUND, new, NOW) == new
+        budget.reserve(Need("r2", ROUND), 1, artists, NOW)
+    assert budget.reserve(Need("r2", ROUND), 2, new, NOW) == new
     stranger = Unit(frozenset({"f" * 64}), (99,))
-    assert budget.reserve("r2", 3, ROUND, (*artists, stranger), NOW) == (stranger,)
+    assert budget.reserve(Need("r2", ROUND), 3, (*artists, stranger), NOW) == (stranger,)
 
 
 def test_the_report_says_what_each_run_cost(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
-    budget.reserve("r1", 1, ROUND, UNITS, NOW)
-    budget.reserve("r1", 2, ROUND, UNITS, NOW)
-    budget.reserve("r2", 1, ROUND, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
+    budget.reserve(Need("r2", ROUND), 1, UNITS, NOW)
     [account] = budget.report()
     assert (account.cohort, account.drawings, account.by_run["r2"]) == (0, 20, (1, COST))
     assert account.by_run["r1"] == (2, budget.spent("r1")[0])
@@ -298,7 +365,7 @@ def test_whatever_is_asked_the_whole_never_goes_over_the_budget(
     budget = opened(root, Vault.open_or_create(root / "vault.key"), epsilon=2.0)
     for number, asked in enumerate(rounds, 1):
         try:
-            budget.reserve(f"r{number % 2}", number, Steps(*asked), UNITS, NOW + number)
+            budget.reserve(Need(f"r{number % 2}", Steps(*asked)), number, UNITS, NOW + number)
         except BudgetError:
             continue
     assert all(spent <= 2.0 for spent in budget.spent().values())
@@ -308,5 +375,5 @@ def test_noise_can_be_calibrated_to_what_is_left(tmp_path: Path, vault: Vault) -
     budget = opened(tmp_path, vault, epsilon=1.0)
     multiplier = multiplier_for(1.0, DELTA, 1.0, 20)
     for number in (1, 2):
-        budget.reserve("r1", number, Steps(multiplier, 1.0, 10), UNITS, NOW)
+        budget.reserve(Need("r1", Steps(multiplier, 1.0, 10)), number, UNITS, NOW)
     assert 0.98 < budget.spent()[0] <= 1.0

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from client.budget import Budget
+from client.budget import Budget, Need
 from client.budget_settings import BudgetSettings
 from client.metrics import SiteMetrics
 from client.settings import SiteSettings
@@ -129,7 +129,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Served:
     save_certificate(home.certificate, create_authority(FEDERATION).certificate)
     budget = Budget(home.budget, open_vault(home), BudgetSettings())
     units = tuple(Unit(frozenset({f"{n:064x}"}), (n,)) for n in range(20))
-    budget.reserve("r1", 1, Steps(30.0, 1.0, 10), units, int(time.time() * 1000))
+    budget.reserve(Need("r1", Steps(30.0, 1.0, 10)), 1, units, int(time.time() * 1000))
     metrics = SiteMetrics(home, settings)
     metrics.tell(lambda: pb.Status(doing="r1 round 1", drawings=2, standing=pb.Standing(last_contact_ms=1)))
     metrics._envelopes.labels("answered").inc()

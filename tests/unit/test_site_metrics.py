@@ -12,7 +12,7 @@ import pytest
 from client.agent import AgentService
 from client.agent_socket import GRPC_OPTIONS, serve
 from client.approvals import Approvals
-from client.budget import Budget
+from client.budget import Budget, Need
 from client.budget_settings import BudgetSettings
 from client.metrics import SiteMetrics
 from client.policy import RuleError
@@ -108,13 +108,13 @@ def test_until_when_the_certificate_holds_is_told_when_there_is_one(home: SiteHo
 
 def test_what_was_spent_and_what_is_left_is_told_by_account_and_kept_up(home: SiteHome) -> None:
     budget = Budget(home.budget, open_vault(home), BudgetSettings())
-    budget.reserve("r1", 1, STEPS, UNITS[:10], int(time.time() * 1000))
+    budget.reserve(Need("r1", STEPS), 1, UNITS[:10], int(time.time() * 1000))
     metrics = metrics_of(home)
     told = scraped_until(metrics, lambda told: ("bottega_agent_epsilon_spent", "0") in told)
     assert told["bottega_agent_epsilon_limit",] == 10
     assert told["bottega_agent_epsilon_spent", "0"] == pytest.approx(budget.spent()[0])
     assert told["bottega_agent_epsilon_left", "0"] == pytest.approx(10 - budget.spent()[0])
-    budget.reserve("r2", 1, STEPS, UNITS, int(time.time() * 1000))
+    budget.reserve(Need("r2", STEPS), 1, UNITS, int(time.time() * 1000))
     told = scraped_until(metrics, lambda told: ("bottega_agent_epsilon_spent", "1") in told)
     assert told["bottega_agent_epsilon_spent", "0"] == pytest.approx(budget.spent()[0])
     assert told["bottega_agent_epsilon_spent", "1"] == pytest.approx(budget.spent()[1])
@@ -132,7 +132,9 @@ def test_a_site_that_spent_nothing_yet_tells_its_limit_and_makes_no_record(home:
 
 
 def test_a_record_that_cannot_be_believed_is_said_to_be_so_and_costs_the_others_nothing(home: SiteHome) -> None:
-    Budget(home.budget, open_vault(home), BudgetSettings()).reserve("r1", 1, STEPS, UNITS, int(time.time() * 1000))
+    Budget(home.budget, open_vault(home), BudgetSettings()).reserve(
+        Need("r1", STEPS), 1, UNITS, int(time.time() * 1000)
+    )
     next(iter(sorted(home.budget.glob("*.entry")))).write_bytes(b"something else")
     told = scraped_until(metrics_of(home), lambda told: told["bottega_agent_readable", "budget"] == 0)
     assert not any(name.startswith("bottega_agent_epsilon") for name, *_ in told)
