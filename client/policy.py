@@ -81,6 +81,9 @@ class HouseRules(Settings):
     """What a private run must at least protect as one: a drawing, or all drawings of one artist."""
     most_draws: Positive = 64
     """Draws of noise a drawing in each step of a private run: what bounds the time of a step."""
+    ballots: bool = True
+    """Say in rounds that sites examine how far others' updates brought the held-out drawings (noised in private runs).
+    A site that does not still trains."""
     most_copied: Share | None = None
     """Share of drawn pictures that may repeat a drawing of the site before it objects to the release of an adapter; the
     site does not look when left out."""

@@ -31,6 +31,7 @@ from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, PrivacySettings
 from common.tracing import phase
+from security.privacy_plan import cost_of_ballots
 from security.run_order import RunOrder
 
 log = logging.getLogger("bottega.site")
@@ -151,9 +152,11 @@ class Bench:
         terms = job.order.settings
         if job.work == pb.WORK_EVALUATE:
             return self._looked_at(job, adapter)
-        ballot = self._ballot(job, adapter, candidates)
         if terms.privacy:
-            return self._privately(job, terms.privacy, schema, adapter, ballot)
+            self._check_record(job)
+        said = self._ballot(job, adapter, candidates)
+        if terms.privacy:
+            return self._privately(job, terms.privacy, schema, adapter, said)
         metrics = self._measured(job, adapter)
         seed = _own_seed(terms.seed, job.number, self._site)
         in_time = Stopwatch(self._rules, time.monotonic)
@@ -161,7 +164,9 @@ class Bench:
             done = train(self._base, adapter, self._training, terms.lora, terms.training, seed, in_time)
         metrics["training_loss"] = done.loss
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
-        return Answer(pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds, ballot=ballot), body)
+        told = pb.Update(examples=done.examples, metrics=metrics, seconds=done.seconds)
+        told.MergeFrom(said)
+        return Answer(told, body)
 
     def _looked_at(self, job: Job, adapter: Adapter) -> Answer:
         """Take the last look at an adapter: object to it, or say what may be said of it."""
@@ -184,34 +189,49 @@ class Bench:
             return {}
         return {"held_out_loss": held_out_loss(self._base, adapter, self._held_out, job.order.settings.training)}
 
-    def _ballot(self, job: Job, adapter: Adapter, candidates: Sequence[Adapter]) -> list[float]:
-        """Say how far each of some groups of updates brought the held-out drawings; nothing if nothing may be said."""
+    def _check_record(self, job: Job) -> None:
+        """Refuse a budget's record that has forgotten something, before anything is spent by it."""
+        if self._guard is not None and job.told is not None:
+            self._guard.check_not_behind(job.told)
+
+    def _ballot(self, job: Job, adapter: Adapter, candidates: Sequence[Adapter]) -> pb.Update:
+        """Say how far each of some groups of updates brought the held-out drawings; nothing if nothing may be said.
+
+        Returns:
+            Of an update, the ballot and what protects it.
+        """
         settings, terms = job.order.settings.cross_validation, job.order.settings
-        if not candidates or settings is None:
-            return []
+        if not candidates or settings is None or not self._rules.ballots:
+            return pb.Update()
         if not terms.privacy:
             rows = range(min(len(self._held_out), settings.drawings))
-            return cast(self._base, adapter, candidates, self._held_out, [Unit(frozenset(), (row,)) for row in rows])
+            seen = [Unit(frozenset(), (row,)) for row in rows]
+            return pb.Update(ballot=cast(self._base, adapter, candidates, self._held_out, seen))
         if self._guard is None:
             raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
         now_ms = int(time.time() * 1000)
         try:
-            may = self._guard.allow_ballot(
+            units, secrecy = self._guard.allow_ballot(
                 job.order.run, job.number, terms.rounds, terms.privacy, settings, now_ms
             )  # fmt: skip
         except BudgetError as why:
             log.warning("round %d of run %s: no ballot: %s", job.number, job.order.run, why)
-            return []
-        return cast(self._base, adapter, candidates, self._held_out, *may)
+            return pb.Update()
+        step, delta = secrecy.steps, self._guard.budget.settings.delta
+        return pb.Update(
+            ballot=cast(self._base, adapter, candidates, self._held_out, units, secrecy),
+            ballot_privacy=pb.BallotPrivacy(
+                epsilon=cost_of_ballots(step, terms.rounds, delta), delta=delta, multiplier=step.multiplier,
+                rate=step.rate,
+            ),
+        )  # fmt: skip
 
     def _privately(
-        self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter, ballot: Sequence[float]
+        self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter, said: pb.Update
     ) -> Answer:
         """Train under the budget. Nothing that depends on a drawing leaves but what was noised and accounted for."""
         if self._guard is None:
             raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
-        if job.told is not None:
-            self._guard.check_not_behind(job.told)
         terms, order = job.order.settings, job.order
         may = self._guard.allow(order.run, job.number, terms.rounds, privacy, int(time.time() * 1000))
         in_time = Stopwatch(self._rules, time.monotonic)
@@ -230,7 +250,9 @@ class Bench:
             )
         seed = _own_seed(terms.seed, job.number, self._site)
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
-        return Answer(pb.Update(examples=may.count, privacy=may.told, ballot=ballot), body)
+        told = pb.Update(examples=may.count, privacy=may.told)
+        told.MergeFrom(said)
+        return Answer(told, body)
 
 
 def asked(order: RunOrder) -> Asked:

@@ -18,6 +18,7 @@ from common.errors import PrivacyError
 # twice what rounding can do to the norm of a block (at most 35 additions in a row, 6e-8 each).
 _MARGIN = 1e-5
 _BLOCK = 256
+_COLUMNS = 2**16
 _TINY = 1e-8
 """Bounds under this are left to double precision: beside them float32's smallest numbers count."""
 
@@ -30,7 +31,8 @@ class Clipped:
     """A sum to which each unit of privacy added at the most ``bound`` in L2 norm.
 
     Args:
-        total: The sum, shape ``(d,)``, float32.
+        total: The sum, shape ``(d,)``, float64: with or without one unit, the others add the same to all of its digits
+            that count beside noise. In float32 a sum of a thousand units would round by some 6e-5 of the bound.
         bound: L2 sensitivity: adding or removing one unit changes ``total`` by at most this.
     """
 
@@ -77,14 +79,14 @@ def clip_and_sum(units: Tensor, bound: float) -> Clipped:
     if units.numel() == 0:
         return nothing(units.shape[1], bound)
     norms = _norms(units)
-    if bound > _TINY and bool((norms <= _LARGE).all()):
-        return Clipped(_factors(norms, bound).to(units.dtype) @ units, bound)
-    # Twenty times slower, and rare: rows that are no numbers, or so large that float32 cannot hold their squares or,
-    # exactly, their factors.
-    usable = torch.isfinite(units).all(dim=1)
-    rows = torch.where(usable[:, None], units, torch.zeros_like(units)).double()
-    factors = _factors(torch.linalg.vector_norm(rows, dim=1), bound)
-    return Clipped((factors @ rows).to(units.dtype), bound)
+    # Row by row, so that none is rounded otherwise because of another. Twenty times slower, and rare: rows that are no
+    # numbers, or so large that float32 cannot hold their squares.
+    slow = ~(norms <= _LARGE) if bound > _TINY else torch.ones(len(units), dtype=torch.bool)
+    if bool(slow.any()):
+        usable = torch.isfinite(units).all(dim=1)
+        units = torch.where(usable[:, None], units, torch.zeros_like(units))
+        norms[slow] = torch.linalg.vector_norm(units[slow].double(), dim=1)
+    return Clipped(_summed(_factors(norms, bound), units), bound)
 
 
 def _norms(rows: Tensor) -> Tensor:
@@ -100,6 +102,11 @@ def _factors(norms: Tensor, bound: float) -> Tensor:
     return (bound * (1 - _MARGIN) / norms.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1.0)
 
 
+def _summed(factors: Tensor, rows: Tensor) -> Tensor:
+    """Return the sum of float32 rows times float64 factors, in double, some columns at a time to spare memory."""
+    return torch.cat([factors @ some.double() for some in rows.split(_COLUMNS, dim=1)])
+
+
 def nothing(size: int, bound: float) -> Clipped:
     """Return the sum over no unit: what an empty Poisson batch adds. Noise is added to it like to any other.
 
@@ -107,7 +114,7 @@ def nothing(size: int, bound: float) -> Clipped:
         PrivacyError: The bound is not a positive number.
     """
     check_bound(bound)
-    return Clipped(torch.zeros(size), bound)
+    return Clipped(torch.zeros(size, dtype=torch.float64), bound)
 
 
 def check_bound(bound: float) -> None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import PrivacyError
-from security.clipping import Clipped
+from security.clipping import Clipped, check_bound
 
 _DRAWS = 4
 _BLOCK = 2**13
@@ -101,17 +101,31 @@ class Noised:
 def add_noise(clipped: Clipped, multiplier: float, source: NoiseSource) -> Noised:
     """Add Gaussian noise of ``multiplier`` times the sensitivity that the clipped value carries.
 
+    Guarantees:
+
+    ==================================  ====================================================================
+    asked of                            what comes of it
+    ==================================  ====================================================================
+    a sum, whatever is in it            each number has its own draw of N(0, (multiplier times bound)^2) on it
+    the sum over no unit                noise like on any other
+    twice the bound, or the multiplier  twice the noise
+    the same sum again                  noise drawn anew; the sum itself is left as it was
+    a multiplier that is no positive    refused
+    number, or such a bound
+    ==================================  ====================================================================
+
     Args:
         clipped: What is to be released.
         multiplier: The noise multiplier sigma; the accountant takes the same number.
         source: Where the noise is drawn from.
 
     Raises:
-        PrivacyError: The multiplier is not a positive number: without noise nothing is private.
+        PrivacyError: The multiplier or the bound is not a positive number: without noise nothing is private.
     """
     if not 0 < multiplier < float("inf"):
         raise PrivacyError("a noise multiplier is a positive number", got=multiplier)
+    check_bound(clipped.bound)
     deviation = multiplier * clipped.bound
     noise = torch.from_numpy(source.normals(clipped.total.numel())) * deviation
-    total = (clipped.total.double() + noise.to(clipped.total.device)).to(clipped.total.dtype)
+    total = (clipped.total.double() + noise.to(clipped.total.device)).to(torch.float32)
     return Noised(total, deviation)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from common.settings import CrossValidationSettings, PrivacySettings, SitePrivacySettings
-from security.accounting import Steps, multiplier_for
+from security.accounting import Steps, epsilon_of, multiplier_for
 
 
 def planned_steps(privacy: PrivacySettings, rounds: int, epsilon: float, delta: float) -> Steps:
@@ -47,6 +47,17 @@ def planned_ballot(
     """
     tightest = min(epsilon, privacy.epsilon, ballots.epsilon), min(delta, privacy.delta)
     return Steps(_multiplier(*tightest, rate, max(1, rounds - 1)), rate, 1)
+
+
+def cost_of_ballots(step: Steps, rounds: int, delta: float) -> float:
+    """Return the epsilon of all ballots of a run together: what may be told of them, as no drawing decides it.
+
+    Args:
+        step: What one ballot is.
+        rounds: How many rounds train.
+        delta: What the site accounts with.
+    """
+    return epsilon_of([Steps(step.multiplier, step.rate, max(1, rounds - 1) * step.count)], delta)
 
 
 def planned_rounds(privacy: SitePrivacySettings, rounds: int) -> Steps:

@@ -40,7 +40,7 @@ class SiteMechanism:
 
     def clipped(self, delta: Flat) -> Flat:
         """Return an update scaled down to the bound, float32 ``[d]``; as it is, up to 1e-5, when it is within."""
-        summed: Flat = clip_and_sum(torch.tensor(delta)[None], self.clip).total.numpy()
+        summed: Flat = clip_and_sum(torch.tensor(delta)[None], self.clip).total.float().numpy()
         return summed
 
     def released(self, mean: Flat, count: int) -> Flat:

@@ -420,6 +420,39 @@ class Privacy(_message.Message):
 Global___Privacy: _TypeAlias = Privacy  # noqa: Y015
 
 @_typing.final
+class BallotPrivacy(_message.Message):
+    """What protects the held-out drawings in a ballot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPSILON_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    MULTIPLIER_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    epsilon: _builtins.float
+    """that all ballots of the run may cost a held-out drawing, as many as it asks for"""
+    delta: _builtins.float
+    multiplier: _builtins.float
+    """deviation of the noise over the most that one drawing can say"""
+    rate: _builtins.float
+    """the chance of a held-out drawing to be looked at"""
+    def __init__(
+        self,
+        *,
+        epsilon: _builtins.float = ...,
+        delta: _builtins.float = ...,
+        multiplier: _builtins.float = ...,
+        rate: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "epsilon", b"epsilon", "multiplier", b"multiplier", "rate", b"rate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BallotPrivacy: _TypeAlias = BallotPrivacy  # noqa: Y015
+
+@_typing.final
 class Update(_message.Message):
     """The manifest of an update. The body holds the tensors as safetensors; it is empty after an evaluation."""
 
@@ -451,6 +484,7 @@ class Update(_message.Message):
     PRIVACY_FIELD_NUMBER: _builtins.int
     BALLOT_FIELD_NUMBER: _builtins.int
     COSIGNATURE_FIELD_NUMBER: _builtins.int
+    BALLOT_PRIVACY_FIELD_NUMBER: _builtins.int
     examples: _builtins.int
     """in a private run, of units, with noise on it"""
     seconds: _builtins.float
@@ -469,6 +503,10 @@ class Update(_message.Message):
         is: of unit length, so their ratios are all it says. Empty when the site has nothing to say.
         """
 
+    @_builtins.property
+    def ballot_privacy(self) -> Global___BallotPrivacy:
+        """absent without a ballot, or when the run is not private"""
+
     def __init__(
         self,
         *,
@@ -478,10 +516,11 @@ class Update(_message.Message):
         privacy: Global___Privacy | None = ...,
         ballot: _abc.Iterable[_builtins.float] | None = ...,
         cosignature: _builtins.bytes = ...,
+        ballot_privacy: Global___BallotPrivacy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["privacy", b"privacy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ballot_privacy", b"ballot_privacy", "privacy", b"privacy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ballot", b"ballot", "cosignature", b"cosignature", "examples", b"examples", "metrics", b"metrics", "privacy", b"privacy", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ballot", b"ballot", "ballot_privacy", b"ballot_privacy", "cosignature", b"cosignature", "examples", b"examples", "metrics", b"metrics", "privacy", b"privacy", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +90,20 @@ def test_only_one_place_makes(made: str, where: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == made
     ]
     assert makers == [where]
+
+
+def test_sums_that_carry_their_bound_come_from_clipping() -> None:
+    """Noise is calibrated from the bound of a `Clipped`: who makes one by hand could claim any."""
+    # The server's mean of updates that were each clipped before: it never has all of them in memory at once.
+    named = {"server/site_privacy.py": 1}
+    makers = [
+        str(file.relative_to(ROOT))
+        for file in modules()
+        if file != ROOT / "security" / "clipping.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "Clipped"
+    ]
+    assert Counter(makers) == named
 
 
 def test_nothing_is_ever_unpickled() -> None:

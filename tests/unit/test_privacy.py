@@ -33,12 +33,12 @@ def test_a_row_of_zeros_adds_nothing() -> None:
 
 
 def test_a_row_within_the_bound_is_added_as_it_is() -> None:
-    assert torch.allclose(clip_and_sum(rows([0.3, 0.4 - 1e-3]), BOUND).total, torch.tensor([0.3, 0.399]), rtol=1e-5)
+    assert clip_and_sum(rows([0.3, 0.4 - 1e-3]), BOUND).total.tolist() == pytest.approx([0.3, 0.399], rel=1e-5)
 
 
 def test_a_row_over_the_bound_is_scaled_to_it() -> None:
     total = clip_and_sum(rows([30.0, 40.0]), BOUND).total
-    assert torch.allclose(total, torch.tensor([0.3, 0.4]), rtol=2e-5)
+    assert total.tolist() == pytest.approx([0.3, 0.4], rel=2e-5)
     assert float(torch.linalg.vector_norm(total.double())) <= BOUND
 
 
@@ -79,8 +79,26 @@ def test_adding_or_removing_one_unit_changes_the_sum_by_at_most_the_bound(
     assert float(torch.linalg.vector_norm(one)) <= bound
     rest = clip_and_sum(torch.cat([whole[:at], whole[at + 1 :]]), bound)
     changed = clip_and_sum(whole, bound).total.double() - rest.total.double()
-    rounding = 1e-5 * bound * len(whole)
+    rounding = 1e-14 * bound * len(whole)
     assert float(torch.linalg.vector_norm(changed - one)) <= rounding
+
+
+def test_with_or_without_one_unit_a_thousand_others_add_the_same() -> None:
+    """In float32 the others' sum rounds by what it is with the one, and that is some 1e-5 of the bound."""
+    units = torch.randn(1000, 300, generator=torch.Generator().manual_seed(0))
+    one = clip_and_sum(units[:1], BOUND).total.double()
+    changed = clip_and_sum(units, BOUND).total.double() - clip_and_sum(units[1:], BOUND).total.double()
+    assert float(torch.linalg.vector_norm(changed - one)) <= 1e-12 * BOUND
+
+
+def test_a_wide_row_is_summed_in_all_its_columns() -> None:
+    units = torch.randn(3, 2**16 + 7, generator=torch.Generator().manual_seed(0))
+    norms = torch.linalg.vector_norm(units.double(), dim=1, keepdim=True)
+    expected = (units.double() * (BOUND / norms)).sum(0)
+    assert torch.allclose(clip_and_sum(units, BOUND).total, expected, rtol=2e-5, atol=1e-7)
+
+
+# One test for each line of the table in `add_noise`.
 
 
 @pytest.mark.parametrize("source", [SecureNoise(), SeededNoise(3)], ids=["secure", "seeded"])
@@ -94,6 +112,45 @@ def test_noise_is_normal_of_the_stated_size_and_of_no_other(source: NoiseSource)
         assert kstest(drawn, norm(scale=noised.deviation * factor).cdf).pvalue < 1e-9
     half = len(drawn) // 2
     assert abs(float(np.corrcoef(drawn[:half], drawn[half:])[0, 1])) < 0.05, "the draws are not independent"
+
+
+def test_noise_is_the_same_whatever_is_in_the_sum() -> None:
+    """The first line of the table: released less the sum is the noise, of one size and independent of the sum."""
+    chance = torch.Generator().manual_seed(0)
+    for total in (torch.randn(30_000, generator=chance), torch.full((30_000,), 1e3), torch.zeros(30_000)):
+        noise = (add_noise(Clipped(total, 0.5), 2.0, SecureNoise()).total - total).double().numpy()
+        assert kstest(noise, norm(scale=1.0).cdf).pvalue > 1e-5
+        if total.std() > 0:
+            assert abs(float(np.corrcoef(noise, total.numpy())[0, 1])) < 0.05
+
+
+def test_the_sum_over_no_unit_is_noised_like_any_other() -> None:
+    released = add_noise(nothing(30_000, 0.5), 2.0, SecureNoise())
+    assert kstest(released.total.numpy(), norm(scale=1.0).cdf).pvalue > 1e-5
+
+
+@pytest.mark.parametrize(("bound", "multiplier"), [(0.5, 2.0), (1.0, 2.0), (0.5, 4.0)])
+def test_noise_grows_with_the_bound_and_with_the_multiplier(bound: float, multiplier: float) -> None:
+    noise = SeededNoise(7).normals(1000) * bound * multiplier
+    released = add_noise(nothing(1000, bound), multiplier, SeededNoise(7))
+    assert np.allclose(released.total.numpy(), noise, rtol=1e-6)
+    assert released.deviation == bound * multiplier
+
+
+def test_asked_again_noise_is_drawn_anew_and_the_sum_is_left_as_it_was() -> None:
+    clipped, source = clip_and_sum(torch.ones(3, 50), 1.0), SeededNoise(1)
+    before = clipped.total.clone()
+    first, second = (add_noise(clipped, 1.0, source).total for _ in range(2))
+    assert (first != second).all()
+    assert torch.equal(clipped.total, before)
+    assert first.shape == before.shape
+    assert first.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, math.inf])
+def test_a_sum_without_a_bound_is_not_released(bound: float) -> None:
+    with pytest.raises(PrivacyError, match="a clip bound is a positive number"):
+        add_noise(Clipped(torch.zeros(2), bound), 1.0, SeededNoise(0))
 
 
 def test_secure_noise_is_never_the_same_twice_and_has_tails() -> None:
