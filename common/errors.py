@@ -133,8 +133,8 @@ class LedgerError(BottegaError):
     """The ledger, or a proof, checkpoint or receipt of it, does not hold or cannot be read."""
 
     advice = (
-        "Nothing of it was believed. Keep it as it is, for it is evidence; `bottega audit verify` says from which entry "
-        "on the ledger does not hold."
+        "Nothing of it was believed. Keep it as it is, for it is evidence; `bottega audit verify` says from which "
+        "entry on the ledger does not hold."
     )
 
 
