@@ -22,6 +22,10 @@ from common.paths import SiteHome
 from security.key_folder import open_vault
 
 
+_WAY = "one by one"
+"""How drawings are encoded. In the name of the file, so that what was made in another way is not taken for it."""
+
+
 def kept(
     home: SiteHome,
     name: str,
@@ -58,7 +62,7 @@ def kept(
 
 
 def _digest(base: Base, drawings: Sequence[Drawing], settings: SiteSettings) -> str:
-    sha = hashlib.sha256(f"{base.digest} {torch.__version__} {settings.views}".encode())
+    sha = hashlib.sha256(f"{_WAY} {base.digest} {torch.__version__} {settings.views}".encode())
     sha.update(settings.augment.model_dump_json().encode() + settings.drawings.model_dump_json().encode())
     for drawing in drawings:
         sha.update(f"{drawing.digest}{hashlib.sha256(drawing.caption.encode()).hexdigest()}".encode())
