@@ -21,7 +21,6 @@ from common.models import Base
 from common.paths import SiteHome
 from security.key_folder import open_vault
 
-
 _WAY = "one by one"
 """How drawings are encoded. In the name of the file, so that what was made in another way is not taken for it."""
 
