@@ -21,9 +21,11 @@ import hashlib
 import json
 import math
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from client.budget_settings import BudgetSettings
 from client.units import Unit, UnitKind
@@ -43,6 +45,10 @@ FEWEST = 20
 """Fewer units, as told, are not trained on: no noise that hides one of so few leaves anything to learn."""
 
 _FIRST_HEAD = hashlib.sha256(b"bottega/v1/budget\x00").hexdigest()
+
+
+SpendKind = Literal["train", "ballot"]
+"""What a reservation is for: a round of training, or a ballot of held-out drawings."""
 
 
 class BudgetError(BottegaError):
@@ -68,6 +74,7 @@ class Spend:
     cohorts: tuple[int, ...]
     steps: Steps
     at_ms: int
+    work: SpendKind = "train"
 
 
 @dataclass(frozen=True)
@@ -79,17 +86,22 @@ class Need:
         steps: What will be done to each unit.
         most: What the run may cost a unit in all, epsilon: what its order says. A round that is asked for again counts
             again.
+        delta: At which that holds; the smaller of it and the site's own counts.
+        work: Each kind has a limit of its own.
     """
 
     run: str
     steps: Steps
     most: float = math.inf
+    delta: float = 1.0
+    work: SpendKind = "train"
 
 
 @dataclass(frozen=True)
 class Count:
-    """A number of units that was told, with noise on it, as it stands in the record."""
+    """A number of units that was told in a run, with noise on it, as it stands in the record."""
 
+    run: str
     kind: UnitKind
     cohorts: tuple[int, ...]
     told: int
@@ -129,12 +141,16 @@ class Budget:
         self._folder, self._vault, self._settings = folder, vault, settings
         _check(settings)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._forget()
+        self._read_on()
+
+    def _forget(self) -> None:
         self._heads = [_FIRST_HEAD]
         self._cohort: dict[str, int] = {}
         self._spends: list[Spend] = []
         self._counts: list[Count] = []
         self._looks: set[str] = set()
-        self._read_on()
+        self._parts: list[dict[str, Any]] = []
 
     @property
     def settings(self) -> BudgetSettings:
@@ -169,6 +185,14 @@ class Budget:
         """Return the epsilon that each cohort has spent, in all or in one run."""
         return {cohort: self._epsilon({cohort}, run) for cohort in self._cohorts()}
 
+    def asked_by(self, run: str) -> float:
+        """Return the epsilon of all rounds of training that a run asked for, and of the number that it was told.
+
+        It follows from what was asked, not from which drawings there are: so it may be told.
+        """
+        spends = [one.steps for one in self._spends if (one.run, one.work) == (run, "train")]
+        return epsilon_of(spends, self._settings.delta) + COUNT_EPSILON * any(one.run == run for one in self._counts)
+
     def report(self) -> list[Account]:
         """Return what was spent, by cohort."""
         self._read_on()
@@ -189,7 +213,8 @@ class Budget:
         decide by itself whether the site takes part.
 
         The noise is two-sided geometric (Ghosh, Roughgarden and Sundararajan 2009, arXiv 0811.2841). It is drawn once
-        for the same cohorts and kept: asked again, the answer is the same and costs nothing.
+        in a run and kept: asked again, the answer is the same and costs nothing, and drawings that are added or spent
+        meanwhile do not show by another number.
 
         Args:
             kind: What is protected as one.
@@ -202,23 +227,22 @@ class Budget:
             BudgetError: It cannot be afforded, there are too few, delta is too large for so many, or the record cannot
                 be read or written.
         """
-        with locked(self._folder / "lock", error=BudgetError):
+        run = need.run if need else ""
+        with self._turn():
             self._entered(units, now_ms)
-            told = self._told_before(kind, self._able(units, need, 0.0))
+            told = next((one.told for one in self._counts if (one.run, one.kind) == (run, kind)), None)
             if told is None:
                 able = self._able(units, need, COUNT_EPSILON)
-                if not able:
-                    raise self._spent_error()
-                told = self._told_before(kind, able)
-            if told is None:
                 told = max(1, len(able) + _two_sided_geometric(COUNT_EPSILON, source))
-                cohorts = self._cohorts_of(able)
-                self._append({"kind": "count", "unit": kind, "cohorts": list(cohorts), "told": told, "at_ms": now_ms})
+                cohorts = list(self._cohorts_of(able))
+                self._append(
+                    {"kind": "count", "run": run, "unit": kind, "cohorts": cohorts, "told": told, "at_ms": now_ms}
+                )  # fmt: skip
         _check_enough(told, self._settings.delta)
         return told
 
     def reserve(
-        self, need: Need, round_number: int, units: Sequence[Unit], now_ms: int
+        self, need: Need, round_number: int, units: Sequence[Unit], now_ms: int, *, must: bool = True
     ) -> tuple[Unit, ...]:  # fmt: skip
         """Spend what a round may cost, before it starts.
 
@@ -232,23 +256,28 @@ class Budget:
             round_number: The round.
             units: Those that are there.
             now_ms: Unix time, milliseconds.
+            must: Whether it is an error that no unit can pay. Where the answer is told, that would tell of a lone one
+                that can; what is done with none is noise alone.
 
         Returns:
             The units that may be trained on; the others have nothing left.
 
         Raises:
-            BudgetError: None can afford it, the clock went backwards, or the record cannot be read or written.
+            BudgetError: None can afford it, the run has asked for more than it may, the clock went backwards, or the
+                record cannot be read or written.
         """
-        with locked(self._folder / "lock", error=BudgetError):  # for runs that overlap
+        with self._turn():
             if units:
                 self._entered(units, now_ms)
+            self._check_run(need, round_number)
             able = self._able(units, need, 0.0)
-            if units and not able:
+            if must and units and not able:
                 raise self._spent_error()
             steps = need.steps
             self._append(
-                {"kind": "spend", "run": need.run, "round": round_number, "cohorts": list(self._cohorts_of(able)),
-                 "at_ms": now_ms, "multiplier": steps.multiplier, "rate": steps.rate, "count": steps.count}
+                {"kind": "spend", "run": need.run, "round": round_number, "work": need.work, "at_ms": now_ms,
+                 "cohorts": list(self._cohorts_of(able)),
+                 "multiplier": steps.multiplier, "rate": steps.rate, "count": steps.count}
             )  # fmt: skip
         return able
 
@@ -261,7 +290,7 @@ class Budget:
         Raises:
             BudgetError: There was a look in this run before, or the record cannot be read or written.
         """
-        with locked(self._folder / "lock", error=BudgetError):
+        with self._turn():
             self._read_on()
             if run in self._looks:
                 raise BudgetError("this site has looked at an adapter of this run before", got=run, expected="one look")
@@ -277,9 +306,33 @@ class Budget:
         self._enrol([digest for digest in there if digest not in self._cohort], now_ms)
         return tuple(sorted({self._cohort[digest] for digest in there}))
 
-    def _told_before(self, kind: UnitKind, units: Sequence[Unit]) -> int | None:
-        cohorts = self._cohorts_of(units)
-        return next((one.told for one in self._counts if (one.kind, one.cohorts) == (kind, cohorts)), None)
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Write what a call appends as one entry, at its end, refused or not.
+
+        How many entries there are is told; it must not hang on whether drawings are new, or there at all.
+        """
+        with locked(self._folder / "lock", error=BudgetError):  # for runs that overlap
+            self._read_on()
+            self._parts = []
+            try:
+                yield
+            finally:
+                self._write()
+
+    def _check_run(self, need: Need, number: int) -> None:
+        """Hold a run to its limits by all that it asked, whoever paid: a refusal then tells of no drawing."""
+        limits = self._settings
+        asked = [one for one in self._spends if (one.run, one.work) == (need.run, need.work)]
+        counted = COUNT_EPSILON * (need.work == "train" and any(one.run == need.run for one in self._counts))
+        most = min(need.most, _no_less(limits.epsilon_a_run)) - counted
+        rounds = [one.steps for one in asked if one.round_number == number]
+        for past, limit in (([one.steps for one in asked], most), (rounds, _no_less(limits.epsilon_a_round))):
+            if limit < math.inf and would_exceed(past, need.steps, limit, min(need.delta, limits.delta)):
+                raise BudgetError(
+                    "the privacy budget is spent for this run or round", got="more, what was asked again counted in",
+                    expected=f"epsilon {limit:g} at most",
+                )  # fmt: skip
 
     def _cohorts_of(self, units: Sequence[Unit]) -> tuple[int, ...]:
         return tuple(sorted({self._cohort[digest] for unit in units for digest in unit.digests}))
@@ -303,12 +356,12 @@ class Budget:
         return math.isinf(most) or not would_exceed(self._history(past, need.run), need.steps, most, delta)
 
     def _epsilon(self, past: Collection[int], run: str | None = None) -> float:
-        pure = self._pure(past) if run is None else 0.0
-        return epsilon_of(self._history(past, run), self._settings.delta) + pure
+        return epsilon_of(self._history(past, run), self._settings.delta) + self._pure(past, run)
 
-    def _pure(self, past: Collection[int]) -> float:
+    def _pure(self, past: Collection[int], run: str | None = None) -> float:
         """Return what telling numbers of units cost: epsilon without a delta, which simply adds up."""
-        return COUNT_EPSILON * sum(not set(past).isdisjoint(one.cohorts) for one in self._counts)
+        counts = [one for one in self._counts if run in {None, one.run}]
+        return COUNT_EPSILON * sum(not set(past).isdisjoint(one.cohorts) for one in counts)
 
     def _history(self, past: Collection[int], run: str | None = None) -> list[Steps]:
         return [
@@ -344,13 +397,21 @@ class Budget:
                 expected=f"at most {BACKWARDS_MS} ms", advice="Set this machine's clock (NTP).",
             )  # fmt: skip
 
-    def _append(self, entry: dict[str, object]) -> None:
+    def _append(self, part: dict[str, Any]) -> None:
+        self._parts.append(part)
+        self._take_part(part)
+
+    def _write(self) -> None:
         # The digest over all entries is told to others. Without something that nobody can guess in each, whoever knows
         # all drawings but one could find out by it whether that one is here.
-        salted = entry | {"salt": secrets.token_hex(32)}
+        salted = {"parts": self._parts, "salt": secrets.token_hex(32)}
         plain = json.dumps(salted, sort_keys=True).encode()
-        self._vault.write(self._file(len(self._heads)), plain, self._place())
-        self._take(plain)
+        try:
+            self._vault.write(self._file(len(self._heads)), plain, self._place())
+        except BaseException:
+            self._forget()  # what was not written did not happen; the next call reads it all again
+            raise
+        self._take_head(plain)
 
     def _read_on(self) -> None:
         while (file := self._file(len(self._heads))).exists():
@@ -361,22 +422,27 @@ class Budget:
                     "the budget's record cannot be believed", got=why.what,
                     advice="It was changed, or a part of it is missing. These drawings must not be trained on again.",
                 ) from None  # fmt: skip
-            self._take(plain)
+            entry = json.loads(plain)
+            for part in entry.get("parts", [entry]):  # an entry of an earlier version is one part
+                self._take_part(part)
+            self._take_head(plain)
         if beyond := [file for file in self._folder.glob("*.entry") if file > self._file(len(self._heads))]:
             raise BudgetError("an entry of the budget's record is missing", got=f"{len(beyond)} entries after it")
 
-    def _take(self, plain: bytes) -> None:
-        entry = json.loads(plain)
-        if entry["kind"] == "units":
-            self._cohort |= dict.fromkeys(entry["units"], entry["cohort"])
-        elif entry["kind"] == "count":
-            self._counts.append(Count(entry["unit"], tuple(entry["cohorts"]), entry["told"], entry["at_ms"]))
-        elif entry["kind"] == "look":
-            self._looks.add(entry["run"])
+    def _take_part(self, part: dict[str, Any]) -> None:
+        if part["kind"] == "units":
+            self._cohort |= dict.fromkeys(part["units"], part["cohort"])
+        elif part["kind"] == "count":
+            cohorts = tuple(part["cohorts"])
+            self._counts.append(Count(part.get("run", ""), part["unit"], cohorts, part["told"], part["at_ms"]))
+        elif part["kind"] == "look":
+            self._looks.add(part["run"])
         else:
-            steps = Steps(entry["multiplier"], entry["rate"], entry["count"])
-            cohorts = tuple(entry["cohorts"])
-            self._spends.append(Spend(entry["run"], entry["round"], cohorts, steps, entry["at_ms"]))
+            steps = Steps(part["multiplier"], part["rate"], part["count"])
+            cohorts, work = tuple(part["cohorts"]), part.get("work", "train")
+            self._spends.append(Spend(part["run"], part["round"], cohorts, steps, part["at_ms"], work))
+
+    def _take_head(self, plain: bytes) -> None:
         self._heads.append(hashlib.sha256(self._heads[-1].encode() + plain).hexdigest())
 
     def _file(self, number: int) -> Path:
@@ -392,10 +458,15 @@ def _two_sided_geometric(epsilon: float, source: NoiseSource) -> int:
     return int(first - second)
 
 
+def _no_less(limit: float | None) -> float:
+    return math.inf if limit is None else limit
+
+
 def _check_enough(told: int, delta: float) -> None:
     if told < FEWEST:
         raise BudgetError(
-            "there are too few drawings to hide one among them", got=f"about {told}", expected=f"at least {FEWEST}",
+            "the privacy budget is spent, or there are too few drawings to hide one among them",
+            got=f"about {told} that can pay", expected=f"at least {FEWEST}",
             advice="Nothing was trained. Add drawings, or allow runs without privacy (rules.without_privacy).",
         )  # fmt: skip
     if delta >= 1 / told:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.ballot import Secrecy
-from client.budget import Budget, Head, Need
+from client.budget import COUNT_EPSILON, Budget, BudgetError, Head, Need
 from client.drawings import Drawing, DrawingSettings
 from client.units import Unit, units_of
 from common.proto import bottega_pb2 as pb
@@ -74,13 +74,12 @@ class Guard:
             BudgetError: The budget does not allow it, or cannot be believed.
             PrivacyError: No noise suffices for so small an epsilon.
         """
-        limits, units = self.budget.settings, units_of(self.drawings, privacy.unit)
-        most = math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run
-        steps = planned_steps(privacy, rounds, most, limits.delta)
-        need = Need(run, steps, privacy.epsilon)
+        units = units_of(self.drawings, privacy.unit)
+        _check_round(number, rounds)
+        need = self._need(run, rounds, privacy)
         count = self.budget.count(privacy.unit, units, self.source, now_ms, need)
-        allowed = self.budget.reserve(need, number, units, now_ms)
-        return Allowance(allowed, steps, count, self._told(run, privacy, steps))
+        allowed = self.budget.reserve(need, number, units, now_ms, must=False)
+        return Allowance(allowed, need.steps, count, self._told(run, privacy, need.steps))
 
     def allow_ballot(
         self, run: str, number: int, rounds: int, privacy: PrivacySettings, ballots: CrossValidationSettings,
@@ -106,13 +105,14 @@ class Guard:
             BudgetError: The budget does not allow it, or cannot be believed.
             PrivacyError: No noise suffices for so small an epsilon.
         """
-        limits = self.budget.settings
-        count = self.budget.count("drawing", units_of(self.drawings, "drawing"), self.source, now_ms)
+        _check_round(number, rounds)
+        limits, trained = self.budget.settings, units_of(self.drawings, "drawing")
+        count = self.budget.count("drawing", trained, self.source, now_ms, self._need(run, rounds, privacy))
         held_out = max(1.0, count * self.fraction / (1 - self.fraction))
         most = math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run
         step = planned_ballot(privacy, ballots, rounds, min(1.0, ballots.drawings / held_out), most, limits.delta)
-        need = Need(run, step, min(privacy.epsilon, ballots.epsilon))
-        allowed = self.budget.reserve(need, number, units_of(self.held_out, "drawing"), now_ms)
+        need = Need(run, step, min(privacy.epsilon, ballots.epsilon), privacy.delta, "ballot")
+        allowed = self.budget.reserve(need, number, units_of(self.held_out, "drawing"), now_ms, must=False)
         return allowed, Secrecy(step, self.source)
 
     def allow_look(self, run: str, now_ms: int) -> None:
@@ -123,10 +123,17 @@ class Guard:
         """
         self.budget.look(run, now_ms)
 
+    def _need(self, run: str, rounds: int, privacy: PrivacySettings) -> Need:
+        """Return what a round of training needs; with the number that is told, all rounds keep to the run's epsilon."""
+        limits = self.budget.settings
+        most = min(privacy.epsilon, math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run)
+        steps = planned_steps(privacy, rounds, most - COUNT_EPSILON, limits.delta)
+        return Need(run, steps, privacy.epsilon, privacy.delta)
+
     def _told(self, run: str, privacy: PrivacySettings, steps: Steps) -> pb.Privacy:
         head = self.budget.head
         return pb.Privacy(
-            epsilon=max(self.budget.spent(run).values()),
+            epsilon=self.budget.asked_by(run),
             delta=self.budget.settings.delta,
             unit=privacy.unit,
             multiplier=steps.multiplier,
@@ -136,3 +143,8 @@ class Guard:
             multiplicity=privacy.multiplicity,
             budget=pb.BudgetHead(entries=head.entries, digest=bytes.fromhex(head.digest)),
         )
+
+
+def _check_round(number: int, rounds: int) -> None:
+    if not 1 <= number <= rounds:
+        raise BudgetError("a run trains in its own rounds alone", got=f"round {number}", expected=f"1 to {rounds}")

@@ -51,7 +51,7 @@ def test_what_was_spent_is_remembered_by_whoever_opens_the_record_next(tmp_path:
     opened(tmp_path, vault).reserve(Need("r1", ROUND), 1, UNITS, NOW)
     again = opened(tmp_path, vault)
     assert again.spent() == {0: COST}
-    assert again.head.entries == 2
+    assert again.head.entries == 1
 
 
 def test_the_round_that_would_go_over_is_refused_and_costs_nothing(tmp_path: Path, vault: Vault) -> None:
@@ -203,6 +203,7 @@ def test_an_entry_that_was_changed_anywhere_is_not_believed(
     budget = opened(root, vault)
     budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
     budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 3, UNITS, NOW)
     file = sorted((root / "budget").glob("*.entry"))[at]
     content = bytearray(file.read_bytes())
     content[int(where * len(content))] ^= 1 << bit
@@ -213,7 +214,7 @@ def test_an_entry_that_was_changed_anywhere_is_not_believed(
 
 def test_an_entry_that_was_taken_out_swapped_or_cut_short_is_not_believed(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
-    for number in (1, 2, 3):
+    for number in (1, 2, 3, 4):
         budget.reserve(Need("r1", ROUND), number, UNITS, NOW)
     first, second, third, fourth = sorted((tmp_path / "budget").glob("*.entry"))
     kept = {file: file.read_bytes() for file in (first, second, third, fourth)}
@@ -230,7 +231,7 @@ def test_an_entry_that_was_taken_out_swapped_or_cut_short_is_not_believed(tmp_pa
     with pytest.raises(BudgetError, match="cannot be believed"):
         opened(tmp_path, vault)
     third.write_bytes(kept[third])
-    assert len(opened(tmp_path, vault).spends) == 3
+    assert len(opened(tmp_path, vault).spends) == 4
 
 
 def test_the_head_that_is_told_says_nothing_of_the_drawings(tmp_path: Path, vault: Vault) -> None:
@@ -377,3 +378,52 @@ def test_noise_can_be_calibrated_to_what_is_left(tmp_path: Path, vault: Vault) -
     for number in (1, 2):
         budget.reserve(Need("r1", Steps(multiplier, 1.0, 10)), number, UNITS, NOW)
     assert 0.98 < budget.spent()[0] <= 1.0
+
+
+def test_a_call_is_one_entry_whatever_drawings_there_are_and_also_when_it_is_refused(
+    tmp_path: Path, vault: Vault
+) -> None:
+    """The number of entries is told: it must not show that drawings are new, or that none are held out."""
+    old, more = (Budget(tmp_path / place, vault, BudgetSettings(epsilon=9, delta=DELTA)) for place in ("a", "b"))
+    for budget in (old, more):
+        budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    old.reserve(Need("r1", ROUND), 2, UNITS, NOW)
+    more.reserve(Need("r1", ROUND), 2, (*UNITS, *many(1)), NOW)
+    assert old.head.entries == more.head.entries
+    with pytest.raises(BudgetError):
+        more.reserve(Need("r1", ROUND, 0.5 * COST), 3, UNITS, NOW)
+    old.reserve(Need("r1", ROUND), 3, (), NOW)
+    assert old.head.entries == more.head.entries
+
+
+def test_drawings_that_come_during_a_run_do_not_change_the_number_that_it_was_told(
+    tmp_path: Path, vault: Vault
+) -> None:
+    budget = opened(tmp_path, vault)
+    need = Need("r1", ROUND)
+    told = budget.count("drawing", many(200), SeededNoise(1), NOW, need)
+    assert budget.count("drawing", many(230), SeededNoise(2), NOW, need) == told
+    assert budget.count("drawing", many(230), SeededNoise(3), NOW, Need("r2", ROUND)) != told
+
+
+def test_a_round_has_a_limit_of_its_own_however_often_it_is_asked_for(tmp_path: Path, vault: Vault) -> None:
+    budget = opened(tmp_path, vault, epsilon=10.0, epsilon_a_round=1.1 * COST)
+    budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    with pytest.raises(BudgetError, match="budget is spent"):
+        budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
+
+
+def test_what_cannot_be_written_did_not_happen(tmp_path: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget = opened(tmp_path, vault)
+
+    def full(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_sync_folder", full)
+    with pytest.raises(KeyboardInterrupt):
+        budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+    monkeypatch.undo()
+    budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
+    again = opened(tmp_path, vault)
+    assert (again.head, again.spent()) == (budget.head, budget.spent())
