@@ -174,9 +174,10 @@ def _clipped(
     sample = poisson_sample(everything, mechanism.rate, source)
     total = nothing(coordinates.size, mechanism.clip)
     own = [rows[unit] for unit in sample[sample < units].tolist()]
+    seeds = [int(seed * 2**53) for seed in source.uniforms(len(own))]
     for at in range(0, len(own), mechanism.at_once):
-        few = own[at : at + mechanism.at_once]
-        gradients = _gradients(base, coordinates.factors, data, few, settings, mechanism, source)
+        few = slice(at, at + mechanism.at_once)
+        gradients = _gradients(base, coordinates.factors, data, own[few], seeds[few], settings, mechanism)
         total = total + clip_and_sum(coordinates.of(gradients), mechanism.clip)
     if planted is not None:
         for strange in (sample[sample >= units] - units).split(_PLANTED_AT_ONCE):
@@ -189,25 +190,17 @@ def _gradients(
     parameters: list[nn.Parameter],
     data: TrainingSet,
     few: Sequence[tuple[int, ...]],
+    seeds: Sequence[int],
     settings: TrainingSettings,
     mechanism: Mechanism,
-    source: NoiseSource,
 ) -> Tensor:
     """Return the gradient of each unit, the mean over its draws: float32 ``[len(few), d]``, on the CPU.
 
-    Each draw is of one of the unit's rows, whichever chance says: so a unit of many drawings takes no longer. There are
-    at most ``at_once`` units.
+    There are at most ``at_once`` units. The chance of each comes from its own seed: so it is the same in any batch.
     """
-    draws, wanted = mechanism.multiplicity, len(few)
-    few = [*few, *[few[0]] * (mechanism.at_once - wanted)]
-    chance, choice = (torch.Generator().manual_seed(int(seed * 2**53)) for seed in source.uniforms(2))
-    index = torch.cat([torch.tensor(rows)[torch.randint(len(rows), (draws,), generator=choice)] for rows in few])
-    latents = data.latents(index, chance)
-    words = data.text(index, torch.rand(len(index), generator=chance) < settings.caption_dropout)
-    noise = torch.randn(latents.shape, generator=chance)
-    most = int(base.schedule.config.num_train_timesteps)
-    spread = (torch.arange(draws).repeat(len(few)) + torch.rand(len(index), generator=chance)) / draws
-    t = (spread * most).long().clamp_(max=most - 1)
+    draws, wanted, missing = mechanism.multiplicity, len(few), mechanism.at_once - len(few)
+    each = [_drawn(base, data, rows, seed, settings, draws) for rows, seed in zip(few, seeds, strict=True)]
+    latents, words, noise, t = (torch.cat(parts) for parts in zip(*each, *[each[0]] * missing, strict=True))
     _forget(parameters)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook", UserWarning)  # Opacus' own, and as they should be
@@ -217,6 +210,23 @@ def _gradients(
     rows = torch.cat([_of(p)[own].reshape(wanted * draws, -1).float().cpu() for p in parameters], dim=1)
     _forget(parameters)
     return rows.reshape(wanted, draws, -1).mean(1)
+
+
+def _drawn(
+    base: Base, data: TrainingSet, rows: tuple[int, ...], seed: int, settings: TrainingSettings, draws: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return latents, text states, noise and timesteps of each draw of a unit, ``[draws, ...]``.
+
+    Each draw is of one of the unit's rows, whichever chance says: so a unit of many drawings takes no longer.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    index = torch.tensor(rows)[torch.randint(len(rows), (draws,), generator=chance)]
+    latents = data.latents(index, chance)
+    words = data.text(index, torch.rand(draws, generator=chance) < settings.caption_dropout)
+    noise = torch.randn(latents.shape, generator=chance)
+    most = int(base.schedule.config.num_train_timesteps)
+    spread = (torch.arange(draws) + torch.rand(draws, generator=chance)) / draws
+    return latents, words, noise, (spread * most).long().clamp_(max=most - 1)
 
 
 def _is_trained(module: nn.Module) -> bool:
