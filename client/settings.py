@@ -24,6 +24,9 @@ class SiteSettings(SiteBasics):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Positive | None = None
     """CPU threads of training; all cores when left out. Set 1 where several sites share a machine."""
+    memory_mib: Positive | None = None
+    """Of a private step, beside the base and the drawings: as many drawings are worked on together as fit, and one at
+    least. Four when left out. What a step comes to is the same."""
     views: Positive = 1
     """Encoded views a drawing, the plain one counted in; further ones are augmented."""
     keep_latents: bool = False

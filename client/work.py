@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from client.dataset import TrainingSet
 from client.drawings import Drawing
 from client.final_look import ObjectionError, check_copies
 from client.guard import Guard
+from client.physical_batches import fitting
 from client.policy import Asked, HouseRules, Stopwatch, check_rules
 from client.private_training import Mechanism, train_privately
 from client.training import held_out_loss, train
@@ -27,10 +28,11 @@ from common.adapter_schema import Adapter, AdapterSchema, split
 from common.adapters import pack, unpack
 from common.candidates import unpack_candidates
 from common.errors import AdapterError, BaseModelError, PrivacyError
-from common.models import Base, attach_lora
+from common.models import Base, LoraFactors, attach_lora
 from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, PrivacySettings
 from common.tracing import phase
+from security.accounting import Steps
 from security.privacy_plan import cost_of_ballots
 from security.run_order import RunOrder
 
@@ -79,6 +81,7 @@ class Bench:
         rules: The house rules.
         guard: Spends the privacy budget; without one no private run is taken.
         drawings: The training split as pictures, for the last look at an adapter.
+        memory_mib: Of a private step, beside the base and the drawings; no limit when left out.
     """
 
     def __init__(
@@ -90,8 +93,9 @@ class Bench:
         rules: HouseRules,
         guard: Guard | None = None,
         drawings: Sequence[Drawing] = (),
+        memory_mib: int | None = None,
     ) -> None:
-        self._drawings = drawings
+        self._drawings, self._memory_mib = drawings, memory_mib
         self._site, self._base, self._rules, self._guard = site, base, rules, guard
         self._training, self._held_out = training, held_out
         self._lora: LoraSettings | None = None
@@ -242,7 +246,7 @@ class Bench:
                 self._training,
                 terms.lora,
                 terms.training.model_copy(update={"steps": may.steps.count, "learning_rate": privacy.learning_rate}),
-                Mechanism(may.steps.multiplier, privacy.clip, may.steps.rate, privacy.multiplicity),
+                self._mechanism(may.steps, privacy),
                 self._guard.source,
                 after_step=lambda _: in_time(),
                 units=may.units,
@@ -253,6 +257,14 @@ class Bench:
         told = pb.Update(examples=may.count, privacy=may.told)
         told.MergeFrom(said)
         return Answer(told, body)
+
+    def _mechanism(self, steps: Steps, privacy: PrivacySettings) -> Mechanism:
+        full = Mechanism(steps.multiplier, privacy.clip, steps.rate, privacy.multiplicity)
+        if self._memory_mib is None:
+            return full
+        parameters = LoraFactors(self._base.unet).trained()
+        few = fitting(self._base, parameters, privacy.multiplicity, self._memory_mib, full.at_once)
+        return replace(full, at_once=few)
 
 
 def asked(order: RunOrder) -> Asked:

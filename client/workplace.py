@@ -50,7 +50,10 @@ def set_up(home: SiteHome, settings: SiteSettings) -> Workplace:
         Budget(home.budget, open_vault(home), settings.privacy), drawings.train, SecureNoise(), drawings.held_out,
         settings.drawings.held_out_fraction,
     )  # fmt: skip
-    bench = Bench(settings.name, base, *_encoded(home, base, drawings, settings), settings.rules, guard, drawings.train)
+    bench = Bench(
+        settings.name, base, *_encoded(home, base, drawings, settings), settings.rules, guard, drawings.train,
+        settings.memory_mib,
+    )  # fmt: skip
     return Workplace(base, drawings, bench)
 
 

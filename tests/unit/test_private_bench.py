@@ -21,6 +21,7 @@ from common.candidates import pack_candidates
 from common.models import Base, attach_lora
 from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, PrivacySettings, RunSettings
+from security.accounting import Steps
 from security.names import Role, SpiffeId
 from security.noise import SeededNoise
 from security.run_order import RunOrder
@@ -81,3 +82,13 @@ def test_a_house_may_cast_no_ballots_and_still_train(tmp_path: Path, base: Base,
     assert not told.HasField("ballot_privacy")
     assert told.HasField("privacy")
     assert [spend.steps.count for spend in room.budget.spends] == [PRIVACY.steps]
+
+
+@pytest.mark.parametrize(("mib", "together"), [(None, 4), (1, 1), (100_000, 4)])
+def test_a_site_with_little_memory_works_on_fewer_drawings_together(
+    tmp_path: Path, base: Base, latents: Latents, mib: int | None, together: int
+) -> None:
+    attach_lora(base.unet, SETTINGS.lora)
+    guard = Room(tmp_path, base, latents, HouseRules()).bench._guard
+    bench = Bench("rossi", base, latents(60), latents(12), HouseRules(), guard, memory_mib=mib)
+    assert bench._mechanism(Steps(1.0, 0.1, 1), PRIVACY).at_once == together
