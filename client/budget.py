@@ -17,21 +17,16 @@ refused (:meth:`Budget.check_not_behind`).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import secrets
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from client.budget_record import BudgetError, Head, Part, Record
 from client.budget_settings import BudgetSettings
 from client.units import Unit, UnitKind
-from common.errors import BottegaError
 from security.accounting import Steps, epsilon_of, would_exceed
-from security.files import locked
 from security.noise import NoiseSource
 from security.vault import Vault
 
@@ -44,25 +39,10 @@ COUNT_EPSILON = 0.2
 FEWEST = 20
 """Fewer units, as told, are not trained on: no noise that hides one of so few leaves anything to learn."""
 
-_FIRST_HEAD = hashlib.sha256(b"bottega/v1/budget\x00").hexdigest()
-
+__all__ = ["Account", "Budget", "BudgetError", "Count", "Head", "Need", "Spend"]
 
 SpendKind = Literal["train", "ballot"]
 """What a reservation is for: a round of training, or a ballot of held-out drawings."""
-
-
-class BudgetError(BottegaError):
-    """The privacy budget does not allow it, or its record cannot be believed."""
-
-    advice = "Nothing was trained. `bottega site budget` shows what is left."
-
-
-@dataclass(frozen=True)
-class Head:
-    """How far a record goes: its number of entries, and the digest of them all, hex."""
-
-    entries: int
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -138,19 +118,17 @@ class Budget:
     """
 
     def __init__(self, folder: Path, vault: Vault, settings: BudgetSettings) -> None:
-        self._folder, self._vault, self._settings = folder, vault, settings
+        self._settings = settings
         _check(settings)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._forget()
-        self._read_on()
+        self._record = Record(folder, vault, self._take, self._forget)
+        self._record.read_on()
 
     def _forget(self) -> None:
-        self._heads = [_FIRST_HEAD]
         self._cohort: dict[str, int] = {}
         self._spends: list[Spend] = []
         self._counts: list[Count] = []
         self._looks: set[str] = set()
-        self._parts: list[dict[str, Any]] = []
 
     @property
     def settings(self) -> BudgetSettings:
@@ -160,7 +138,7 @@ class Budget:
     @property
     def head(self) -> Head:
         """How far the record goes."""
-        return Head(len(self._heads) - 1, self._heads[-1])
+        return self._record.head
 
     @property
     def spends(self) -> Sequence[Spend]:
@@ -173,7 +151,7 @@ class Budget:
         Raises:
             BudgetError: It has fewer entries than were told, or other ones.
         """
-        if told.entries >= len(self._heads) or self._heads[told.entries] != told.digest:
+        if not self._record.holds(told):
             raise BudgetError(
                 "the budget's record is not the one that was used before", got=f"{self.head.entries} entries",
                 expected=f"at least {told.entries}, the same",
@@ -195,7 +173,7 @@ class Budget:
 
     def report(self) -> list[Account]:
         """Return what was spent, by cohort."""
-        self._read_on()
+        self._record.read_on()
         sizes = [*self._cohort.values()]
         return [
             Account(
@@ -228,14 +206,14 @@ class Budget:
                 be read or written.
         """
         run = need.run if need else ""
-        with self._turn():
+        with self._record.turn():
             self._entered(units, now_ms)
             told = next((one.told for one in self._counts if (one.run, one.kind) == (run, kind)), None)
             if told is None:
                 able = self._able(units, need, COUNT_EPSILON)
                 told = max(1, len(able) + _two_sided_geometric(COUNT_EPSILON, source))
                 cohorts = list(self._cohorts_of(able))
-                self._append(
+                self._record.append(
                     {"kind": "count", "run": run, "unit": kind, "cohorts": cohorts, "told": told, "at_ms": now_ms}
                 )  # fmt: skip
         _check_enough(told, self._settings.delta)
@@ -266,7 +244,7 @@ class Budget:
             BudgetError: None can afford it, the run has asked for more than it may, the clock went backwards, or the
                 record cannot be read or written.
         """
-        with self._turn():
+        with self._record.turn():
             if units:
                 self._entered(units, now_ms)
             self._check_run(need, round_number)
@@ -274,7 +252,7 @@ class Budget:
             if must and units and not able:
                 raise self._spent_error()
             steps = need.steps
-            self._append(
+            self._record.append(
                 {"kind": "spend", "run": need.run, "round": round_number, "work": need.work, "at_ms": now_ms,
                  "cohorts": list(self._cohorts_of(able)),
                  "multiplier": steps.multiplier, "rate": steps.rate, "count": steps.count}
@@ -290,35 +268,19 @@ class Budget:
         Raises:
             BudgetError: There was a look in this run before, or the record cannot be read or written.
         """
-        with self._turn():
-            self._read_on()
+        with self._record.turn():
             if run in self._looks:
                 raise BudgetError("this site has looked at an adapter of this run before", got=run, expected="one look")
-            self._append({"kind": "look", "run": run, "at_ms": now_ms})
+            self._record.append({"kind": "look", "run": run, "at_ms": now_ms})
 
     def _entered(self, units: Sequence[Unit], now_ms: int) -> tuple[int, ...]:
         """Read what others wrote, enter drawings that are new, and return the cohorts of all that are there."""
         there = sorted(frozenset().union(*(unit.digests for unit in units)))
         if not there:
             raise BudgetError("there is nothing to train on", got="0 drawings", expected="at least 1")
-        self._read_on()
         self._check_clock(now_ms)
         self._enrol([digest for digest in there if digest not in self._cohort], now_ms)
         return tuple(sorted({self._cohort[digest] for digest in there}))
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Write what a call appends as one entry, at its end, refused or not.
-
-        How many entries there are is told; it must not hang on whether drawings are new, or there at all.
-        """
-        with locked(self._folder / "lock", error=BudgetError):  # for runs that overlap
-            self._read_on()
-            self._parts = []
-            try:
-                yield
-            finally:
-                self._write()
 
     def _check_run(self, need: Need, number: int) -> None:
         """Hold a run to its limits by all that it asked, whoever paid: a refusal then tells of no drawing."""
@@ -387,7 +349,7 @@ class Budget:
 
     def _enrol(self, new: list[str], now_ms: int) -> None:
         if new:
-            self._append({"kind": "units", "cohort": len(self._cohorts()), "units": new, "at_ms": now_ms})
+            self._record.append({"kind": "units", "cohort": len(self._cohorts()), "units": new, "at_ms": now_ms})
 
     def _check_clock(self, now_ms: int) -> None:
         newest = max([*(spend.at_ms for spend in self._spends), *(count.at_ms for count in self._counts)], default=0)
@@ -397,39 +359,7 @@ class Budget:
                 expected=f"at most {BACKWARDS_MS} ms", advice="Set this machine's clock (NTP).",
             )  # fmt: skip
 
-    def _append(self, part: dict[str, Any]) -> None:
-        self._parts.append(part)
-        self._take_part(part)
-
-    def _write(self) -> None:
-        # The digest over all entries is told to others. Without something that nobody can guess in each, whoever knows
-        # all drawings but one could find out by it whether that one is here.
-        salted = {"parts": self._parts, "salt": secrets.token_hex(32)}
-        plain = json.dumps(salted, sort_keys=True).encode()
-        try:
-            self._vault.write(self._file(len(self._heads)), plain, self._place())
-        except BaseException:
-            self._forget()  # what was not written did not happen; the next call reads it all again
-            raise
-        self._take_head(plain)
-
-    def _read_on(self) -> None:
-        while (file := self._file(len(self._heads))).exists():
-            try:
-                plain = bytes(self._vault.read(file, self._place()))
-            except BottegaError as why:
-                raise BudgetError(
-                    "the budget's record cannot be believed", got=why.what,
-                    advice="It was changed, or a part of it is missing. These drawings must not be trained on again.",
-                ) from None  # fmt: skip
-            entry = json.loads(plain)
-            for part in entry.get("parts", [entry]):  # an entry of an earlier version is one part
-                self._take_part(part)
-            self._take_head(plain)
-        if beyond := [file for file in self._folder.glob("*.entry") if file > self._file(len(self._heads))]:
-            raise BudgetError("an entry of the budget's record is missing", got=f"{len(beyond)} entries after it")
-
-    def _take_part(self, part: dict[str, Any]) -> None:
+    def _take(self, part: Part) -> None:
         if part["kind"] == "units":
             self._cohort |= dict.fromkeys(part["units"], part["cohort"])
         elif part["kind"] == "count":
@@ -441,15 +371,6 @@ class Budget:
             steps = Steps(part["multiplier"], part["rate"], part["count"])
             cohorts, work = tuple(part["cohorts"]), part.get("work", "train")
             self._spends.append(Spend(part["run"], part["round"], cohorts, steps, part["at_ms"], work))
-
-    def _take_head(self, plain: bytes) -> None:
-        self._heads.append(hashlib.sha256(self._heads[-1].encode() + plain).hexdigest())
-
-    def _file(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.entry"
-
-    def _place(self) -> bytes:
-        return f"budget/{len(self._heads)}/{self._heads[-1]}".encode()
 
 
 def _two_sided_geometric(epsilon: float, source: NoiseSource) -> int:
