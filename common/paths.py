@@ -135,6 +135,14 @@ class ServerHome:
         """Return the folder of a round: its adapter and, while it is kept, its spool."""
         return self.run(run) / f"round-{number:04d}"
 
+    def pictures(self, run: str) -> Path:
+        """Return the folder of the pictures that were drawn with a run's adapters."""
+        return self.run(run) / "samples"
+
+    def picture(self, run: str, number: int) -> Path:
+        """Return the picture that was drawn with the adapter of a round, PNG."""
+        return self.pictures(run) / f"round-{number:04d}.png"
+
     def spool(self, run: str, number: int) -> Path:
         """Return the folder where a round's sealed answers wait for its close."""
         return self.round(run, number) / "spool"

@@ -42,12 +42,14 @@ def main() -> None:
 def _add_groups() -> None:
     from client.cli import data_app, site_app
     from client.cli_member import member_app
+    from deploy.commands.draw_rounds import draw_run
     from deploy.commands.rehearse import rehearse_run
     from server.cli import run_app, server_app
 
     app.add_typer(server_app, name="server")
     app.add_typer(site_app, name="site")
     run_app.command("rehearse")(rehearse_run)
+    run_app.command("draw")(draw_run)
     app.add_typer(run_app, name="run")
     app.add_typer(member_app, name="member")
     app.add_typer(data_app, name="data")

@@ -86,7 +86,7 @@ class Beside:
         """Return the rounds of a run of which there is a picture of samples."""
         if not _RUN.fullmatch(run):
             return []
-        folder = self._home.run(run) / "samples"
+        folder = self._home.pictures(run)
         names = (_PICTURE.fullmatch(file.name) for file in folder.iterdir()) if folder.is_dir() else ()
         return sorted(int(name[1]) for name in names if name)
 
@@ -94,4 +94,4 @@ class Beside:
         """Return the file of a picture; None where there is none."""
         if number not in self.pictures(run):
             return None
-        return self._home.run(run) / "samples" / f"round-{number:04d}.png"
+        return self._home.picture(run, number)

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from common.export import read_adapter
 
@@ -114,6 +116,25 @@ def test_the_record_holds_and_every_round_is_done_again_from_it_alone(demo: tupl
     again = bottega("audit", "replay", "last", "--bundle", audit["bundle"], "--key", audit["key"], cwd=elsewhere)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "3 rounds of" in again.stdout
+
+
+def test_the_same_prompts_are_drawn_round_by_round_into_the_servers_home(demo: tuple[Path, dict[str, Any]]) -> None:
+    words = ("run", "draw", demo[1]["run"], "--home", str(demo[0] / "server"), "--steps", "10", "--json")
+    prompts = ("--prompt", "a chair", "--prompt", "a tree, a charcoal drawing")
+    done = bottega(*words, *prompts, cwd=demo[0].parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert [row["round"] for row in told] == [1, 2]
+    first, last = (np.asarray(Image.open(row["file"])) for row in told)
+    assert first.shape == last.shape == (64, 128, 3)
+    assert (first != last).any(), "a round's picture is drawn with that round's adapter"
+    again = bottega(*words, *prompts, "--round", "2", cwd=demo[0].parent)
+    assert [row["round"] for row in json.loads(again.stdout)] == [2]
+    assert (np.asarray(Image.open(told[1]["file"])) == last).all()
+    refused = bottega(*words, *prompts, "--round", "7", cwd=demo[0].parent)
+    assert refused.returncode == 1
+    assert "there is no adapter of these rounds" in refused.stderr
+    assert len(list(Path(told[0]["file"]).parent.iterdir())) == 2
 
 
 def test_nothing_of_the_drawings_is_in_the_record(demo: tuple[Path, dict[str, Any]]) -> None:
