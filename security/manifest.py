@@ -92,7 +92,7 @@ class AdapterFacts(_Part):
 
 
 class Taught(_Part):
-    """A site whose updates are in the adapter.
+    """A site whose updates are in the adapter, or may be.
 
     It is called what the ledger calls it where it agreed to be named, or else has a pseudonym
     (:mod:`security.pseudonyms`).
@@ -148,11 +148,13 @@ class Manifest(_Part):
         federation: Its trust domain, as in its members' SPIFFE ids.
         rounds: That changed the adapter, up to this one.
         rounds_ordered: That the run's operator ordered.
-        taught: The sites whose updates are in it; how many they are is how many there are here.
+        taught: The sites whose updates are in it; how many they are is how many there are here. Left out where the
+            sites themselves are protected: that a site's update is in the adapter is what their privacy hides.
+        asked: In place of ``taught`` then: the sites that the run asks, whatever became of their answers.
         privacy: Of drawings; left out of a run without.
-        against: What stood against the release.
+        against: What stood against the release; where sites are protected, not from which of them it came.
         despite: Why it was released all the same, in the operator's words; they, and ``against``, call sites what
-            ``taught`` calls them.
+            ``taught`` or ``asked`` calls them.
         checkpoint: Of the ledger when the adapter was released, a C2SP signed note: whoever has the ledger can see that
             it still has what it had then. The entry of the release itself follows it.
         files: In the order of their names, everything in the folder but the manifest and the key.
@@ -168,7 +170,8 @@ class Manifest(_Part):
     rounds_ordered: Number
     base: BaseFacts
     adapter: AdapterFacts
-    taught: tuple[Taught, ...]
+    taught: tuple[Taught, ...] | None = None
+    asked: tuple[Taught, ...] | None = None
     privacy: DrawingPrivacy | None = None
     site_privacy: SitePrivacy | None = None
     against: tuple[Text, ...] = ()
@@ -183,6 +186,13 @@ class Manifest(_Part):
             raise ValueError("files are repeated or out of order")
         if {one.name: one.sha256 for one in self.files}.get(WEIGHTS) != self.adapter.digest:
             raise ValueError("the adapter is not among the files")
+        return self
+
+    @model_validator(mode="after")
+    def _sites_are_told_as_their_privacy_allows(self) -> Self:
+        protected = self.site_privacy is not None
+        if (self.taught is None) is not protected or (self.asked is None) is protected:
+            raise ValueError("who taught it is told where sites are not protected, and who was asked where they are")
         return self
 
     def file(self, name: str) -> ReleasedFile | None:

@@ -31,6 +31,9 @@ from server.house import House
 from server.journal import SOFTWARE, Journal
 from server.store import RoundRow, Store
 
+NOT_ALL_AGREE = "not every site whose update is in it has looked at it and let it pass"
+"""What stands against a release where sites are protected as a whole: not which of them, nor how many."""
+
 
 def write_manifest(
     house: House,
@@ -65,6 +68,8 @@ def write_manifest(
             "a site is to be named that this run did not ask", got=strange[0], expected=f"of {', '.join(order.sites)}",
             advice="Name sites as `bottega run show RUN` does.",
         )  # fmt: skip
+    # Whoever gets the adapter gets this too, and may not learn from it what the noise in the adapter hides.
+    hidden = bool(order.settings.site_privacy)
     called = pseudonyms(set(order.sites) - set(named), order.run, house.identity.signing)
     try:
         told = Manifest(
@@ -77,10 +82,11 @@ def write_manifest(
             rounds_ordered=order.settings.rounds,
             base=BaseFacts(name=_plain(_public(order.settings.base)), digest=order.base_digest),
             adapter=_adapter(order, str(row.adapter_digest)),
-            taught=_taught(taught_by(store, order.run, row.round), called),
+            taught=None if hidden else _called(taught_by(store, order.run, row.round), called),
+            asked=_called(sorted(order.sites), called) if hidden else None,
             privacy=_of_drawings(order),
             site_privacy=_of_sites(order),
-            against=tuple(renamed(words, called)[:MOST_WORDS] for words in against),
+            against=_against(against, called, hidden=hidden),
             despite=renamed(_plain(despite[:MOST_WORDS]), called) or None,
             checkpoint=_checkpoint(house),
             files=files_in(folder),
@@ -110,7 +116,13 @@ def _adapter(order: RunOrder, digest: str) -> AdapterFacts:
     return AdapterFacts(method=lora.method, rank=lora.rank, targets=lora.targets, digest=digest)
 
 
-def _taught(sites: Collection[str], called: dict[str, str]) -> tuple[Taught, ...]:
+def _against(against: Collection[str], called: dict[str, str], *, hidden: bool) -> tuple[str, ...]:
+    if hidden:
+        return (NOT_ALL_AGREE,) if against else ()
+    return tuple(renamed(words, called)[:MOST_WORDS] for words in against)
+
+
+def _called(sites: Collection[str], called: dict[str, str]) -> tuple[Taught, ...]:
     named = [Taught(name=site) for site in sites if site not in called]
     # In the order of the pseudonyms: that of the names would say something about them.
     return (*named, *(Taught(pseudonym=one) for one in sorted(called[site] for site in sites if site in called)))

@@ -109,7 +109,10 @@ def _rows(told: Manifest) -> Iterator[tuple[str, str]]:
     yield "released", f"{told.released_at}, by {told.software}"
     yield "base", f"{told.base.name}, SHA-256 {told.base.digest}"
     yield "adapter", f"{told.adapter.method}, rank {told.adapter.rank}, {', '.join(told.adapter.targets)}"
-    yield "taught by", f"{len(told.taught)} sites: {', '.join(map(str, told.taught))}"
+    if told.taught is not None:
+        yield "taught by", f"{len(told.taught)} sites: {', '.join(map(str, told.taught))}"
+    if told.asked is not None:
+        yield "sites asked", f"{len(told.asked)}: {', '.join(map(str, told.asked))}; who of them taught it is protected"
     drawings, sites = told.privacy, told.site_privacy
     yield (
         "privacy",

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from common.errors import RunError
+from common.settings import SitePrivacySettings
 from security.ledger_names import origin_of
 from security.manifest import MANIFEST, VKEY, read_manifest_file
 from security.note import NoteKey
 from security.provenance import examine
 from server import pulling, rounds
 from server.journal import Journal
+from server.manifests import NOT_ALL_AGREE
 from server.release import release
 from tests.integration.federation import RUN, SETTINGS, Federation, Post, Way
 
@@ -119,6 +121,7 @@ def test_sites_are_named_in_the_manifest_only_where_they_agreed_to_it(tmp_path: 
     why = "Bruno agreed by letter;\n\x1b[31m carla was asked"
     release(federation.house, federation.store, RUN, tmp_path / "out", despite=why, named=["anna"])
     manifest, envelope, _ = read_manifest_file(tmp_path / "out" / MANIFEST)
+    assert manifest.taught is not None
     assert len(manifest.taught) == 3
     assert [one.name for one in manifest.taught] == ["anna", None, None]
     for hidden in (b"bruno", b"carla"):
@@ -138,7 +141,26 @@ def test_who_taught_nothing_is_not_said_to_have(tmp_path: Path) -> None:
     federation.play()
     release(federation.house, federation.store, RUN, tmp_path / "out", named=[*HONEST, "mallory"])
     manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
+    assert manifest.taught is not None
     assert [str(one) for one in manifest.taught] == list(HONEST)
+
+
+@pytest.mark.parametrize("way", [Way.HONEST, Way.REFUSES, Way.NAN, Way.OBJECTS])
+def test_where_sites_are_protected_the_manifest_says_the_same_whatever_a_site_did(way: Way, tmp_path: Path) -> None:
+    """Whoever gets the adapter gets the manifest too: it may not tell, without noise, whose update is in it."""
+    protected = SETTINGS.model_copy(update={"site_privacy": SitePrivacySettings(epsilon=2.0, delta=1e-3, clip=0.01)})
+    federation = Federation(tmp_path, HONEST, protected)
+    federation.sites["carla"].behave(way)
+    federation.play()
+    release(federation.house, federation.store, RUN, tmp_path / "out", despite="they agreed", named=["anna"])
+    manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
+    assert manifest.taught is None
+    assert manifest.asked is not None
+    assert [one.name for one in manifest.asked] == ["anna", None, None]
+    if way is Way.OBJECTS:
+        assert manifest.against == (NOT_ALL_AGREE,)
+    else:
+        assert (manifest.against, manifest.despite) == ((), None)
 
 
 def test_a_site_that_was_not_asked_cannot_be_named_and_nothing_is_left(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_a_checkpoint_of_another_ledger_is_refused(tmp_path: Path) -> None:
     [
         {"colour": "red"}, {"version": 2}, {"rounds": "3"}, {"files": []},
         {"taught": [{"name": "anna", "pseudonym": "anonymous-0123456789abcdef"}]}, {"taught": [{}]},
+        {"asked": [{"name": "anna"}]}, {"site_privacy": {"epsilon": 2.0, "delta": 1e-3}},
         {"released_at": "yesterday"}, {"privacy": None}, {"federation": "Studios Example"},
         {"despite": "\x1b[2J"}, {"against": ["\u202etxet"]}, {"software": "a\rb"}, {"checkpoint": "\x9b1A"},
     ],
