@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from common.errors import AdapterError, ProvenanceError
 from common.export import WEIGHTS
 from deploy.credential_key import make_key
+from security.content_id import content_id
 from security.files import locked, read_private, write_new
 from security.manifest import MANIFEST, size_and_digest
 from security.provenance import examine
@@ -136,8 +137,11 @@ def read_credentials(png: bytes) -> dict[str, Any] | None:
         raise ProvenanceError("the content credentials of this picture cannot be read") from None
     if active is None or state not in {"Valid", "Trusted"}:
         raise ProvenanceError("the content credentials of this picture do not hold", got=state)
-    found = {one["label"]: one["data"] for one in active["assertions"]}
-    return {**found.get(LABEL, {}), "actions": found.get("c2pa.actions.v2", {}).get("actions", [])}
+    # Whoever signed wrote these, so they need not be of the shape that this project writes.
+    found = {one.get("label"): one.get("data") for one in active.get("assertions", [])}
+    ours, actions = found.get(LABEL), found.get("c2pa.actions.v2")
+    done = actions.get("actions") if isinstance(actions, dict) else None
+    return {**(ours if isinstance(ours, dict) else {}), "actions": done if isinstance(done, list) else []}
 
 
 def facts_of(base_digest: str, adapter: Path | None) -> dict[str, Any]:
@@ -156,9 +160,10 @@ def facts_of(base_digest: str, adapter: Path | None) -> dict[str, Any]:
         return facts
     weights = adapter / WEIGHTS if adapter.is_dir() else adapter
     try:
-        facts["adapter_sha256"] = size_and_digest(weights)[1].hex()
+        digest = size_and_digest(weights)[1]
     except OSError as cause:
         raise AdapterError("the adapter file cannot be read", got=cause.strerror) from None
+    facts |= {"adapter_sha256": digest.hex(), "adapter_cid": content_id(digest)}
     if not (weights.parent / MANIFEST).exists():
         return facts
     found = examine(weights, [])

@@ -276,6 +276,7 @@ def _facts(
         "fid_generated": len(after.all()),
         "fid_real": len(real),
         "adapter": str(adapter),
+        "adapter_folder": str(adapter.parent),
         "adapter_digest": hashlib.sha256(adapter.read_bytes()).hexdigest(),
         "base_digest": order.base_digest,
         "base": base.source,

@@ -165,7 +165,7 @@ def export_run(
     those that agreed to be named.
     """
     from common.paths import ServerHome
-    from security.manifest import MANIFEST
+    from security.manifest import MANIFEST, VKEY
     from server.house import open_house
     from server.release import release
     from server.store import Store
@@ -173,12 +173,14 @@ def export_run(
     house = open_house(ServerHome(home.absolute()))
     with Store(house.home.database) as store:
         told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number, despite, named or [])
+    key = (told.weights.parent / VKEY).read_text("utf-8").strip()
     if json_:
         facts = {"run": run, "round": told.number, "sha256": told.digest, "weights": str(told.weights)}
-        typer.echo(json.dumps({**facts, "manifest": str(told.weights.parent / MANIFEST)}))
+        typer.echo(json.dumps({**facts, "manifest": str(told.weights.parent / MANIFEST), "key": key}))
         return
     typer.echo(f"round {told.number} of run {run} is in {told.weights.parent}\nsha256 {told.digest}")
-    typer.echo(f"whoever has it can check it: bottega adapter verify {told.weights.parent} --key KEY", err=True)
+    typer.echo("whoever has it can check it with the federation's key, told by another way than the files:", err=True)
+    typer.echo(f"  bottega adapter verify {told.weights.parent} --key {key}", err=True)
     typer.echo(f"\nNext: bottega draw --adapter {told.weights.parent} --prompt TEXT", err=True)
 
 

@@ -12,13 +12,17 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from security.manifest import Manifest
     from security.provenance import Examined
 
 adapter_app = typer.Typer(help="Check where a released adapter comes from.", no_args_is_help=True)
 
+Shown = Annotated[
+    Path,
+    typer.Argument(help="A released folder, one file in it, or a picture (PNG).", metavar="FILE_OR_FOLDER"),
+]
 What = Annotated[Path, typer.Argument(help="A released folder, or one file in it.", metavar="FILE_OR_FOLDER")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -32,7 +36,8 @@ _UNVOUCHED = (
 def verify(
     where: What,
     key: Annotated[
-        str | None, typer.Option(help="The key of the federation's server (NAME+ID+KEY), as the federation told you.")
+        str | None,
+        typer.Option(help="The key of the federation's server (NAME+ID+KEY, or a file of it), as it was told to you."),
     ] = None,
     home: Annotated[
         Path | None, typer.Option(help="A home that knows the server: its own, or that of a site, operator or auditor.")
@@ -47,10 +52,16 @@ def verify(
     With other tools: the manifest is a DSSE envelope, Ed25519, around canonical JSON (RFC 8785); keys and the ledger's
     checkpoint are C2SP's; a file's CID is CIDv1 of the whole file as one raw block, SHA-256.
     """
+    from common.errors import ProvenanceError
     from deploy.trusted_keys import trusted_keys
     from security.provenance import examine
 
-    trusted = trusted_keys(key, home)
+    if where.suffix.lower() == ".png":
+        raise ProvenanceError(
+            "a picture is not held against a federation's key: it is signed by whoever drew it",
+            advice="`bottega adapter show PICTURE` says what it was drawn with, if it was not changed since.",
+        )
+    trusted = trusted_keys(key, home, where)
     found = examine(where, trusted)
     if json_:
         typer.echo(json.dumps(_facts(where, found, vouched=bool(trusted)), ensure_ascii=False))
@@ -64,23 +75,48 @@ def verify(
 
 
 @adapter_app.command("show")
-def show_adapter(where: What, json_: Json = False) -> None:
-    """Show what the manifest of a released adapter says: base, run, sites, privacy, files. It is not checked here."""
+def show_adapter(where: Shown, json_: Json = False) -> None:
+    """Show what the manifest of a released adapter says: base, run, sites, privacy, files. It is not checked here.
+
+    Of a picture, show its content credentials: whether a model drew it, and which. That it is as it was signed is
+    checked; who signed it is not, for no authority vouches for that.
+    """
     from security.manifest import MANIFEST, read_manifest_file
 
+    if where.suffix.lower() == ".png":
+        _show_picture(where, json_=json_)
+        return
     folder = where if where.is_dir() else where.parent
     manifest, envelope, _ = read_manifest_file(folder / MANIFEST)
     if json_:
         told = {**manifest.model_dump(mode="json"), "signed_by": envelope.key_id, "verified": False}
         typer.echo(json.dumps(told, ensure_ascii=False))
         return
+    _print_rows(_rows(manifest))
+    typer.echo(f"\nThis is what it says of itself. Next: bottega adapter verify {where} --key KEY", err=True)
+
+
+def _show_picture(file: Path, *, json_: bool) -> None:
+    from deploy.picture_facts import facts_of_picture
+
+    facts = facts_of_picture(file)
+    if json_:
+        # Escaped, for whoever signed the picture chose these words.
+        typer.echo(json.dumps({**facts, "unchanged": True, "vouched": False}))
+        return
+    _print_rows(facts.items())
+    typer.echo(
+        "\nThe picture is as it was signed. Nobody here vouches for who signed it, or for what it says.", err=True
+    )
+
+
+def _print_rows(rows: Iterable[tuple[str, str]]) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in _rows(manifest):
+    for name, value in rows:
         table.add_row(name, escape(value))
     Console(highlight=False).print(table)
-    typer.echo(f"\nThis is what it says of itself. Next: bottega adapter verify {where} --key KEY", err=True)
 
 
 def _facts(where: Path, found: Examined, *, vouched: bool) -> dict[str, object]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from common.errors import RunError
 from common.settings import SitePrivacySettings
@@ -14,6 +16,7 @@ from security.manifest import MANIFEST, VKEY, read_manifest_file
 from security.note import NoteKey
 from security.provenance import examine
 from server import pulling, rounds
+from server.cli import run_app
 from server.journal import Journal
 from server.manifests import NOT_ALL_AGREE
 from server.release import release
@@ -103,6 +106,15 @@ def test_a_release_carries_a_manifest_that_holds_against_the_key_of_the_federati
     )
     assert (found.manifest.against, found.manifest.despite) == ((), None)
     assert (tmp_path / "out" / VKEY).read_text() == f"{key}\n"
+
+
+def test_whoever_exports_an_adapter_is_told_the_key_that_others_check_it_with(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    words = ["export", RUN, str(tmp_path / "out"), "--home", str(federation.home.root), "--json"]
+    told = json.loads(CliRunner().invoke(run_app, words).stdout)
+    assert examine(tmp_path / "out", [NoteKey.parse(told["key"])]).holds
+    assert told["manifest"] == str(tmp_path / "out" / MANIFEST)
 
 
 def test_the_manifests_checkpoint_is_one_of_the_ledger(tmp_path: Path) -> None:

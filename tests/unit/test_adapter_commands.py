@@ -13,7 +13,7 @@ from common.errors import BottegaError, HomeError, LedgerError, ProvenanceError
 from common.export import WEIGHTS
 from deploy.commands.adapter import adapter_app
 from security.ledger_names import origin_of
-from security.manifest import MANIFEST
+from security.manifest import MANIFEST, VKEY
 from security.note import NoteKey
 from tests.ledgers import FEDERATION, a_server_home
 from tests.releases import KEY, OTHER, released
@@ -88,6 +88,7 @@ def test_show_says_what_the_manifest_says_and_that_it_was_not_checked(folder: Pa
         (["verify", "nowhere", "--key", str(KEY)], ProvenanceError, "nothing to check"),
         (["verify", ".", "--key", "studios.example"], LedgerError, "no key that notes are verified with"),
         (["verify", ".", "--home", "nowhere"], HomeError, "nobody who knows a federation"),
+        (["verify", "owl.png", "--key", str(KEY)], ProvenanceError, "signed by whoever drew it"),
         (["show", "."], ProvenanceError, "no manifest beside"),
     ],
 )
@@ -111,3 +112,26 @@ def test_a_wrong_key_is_said(folder: Path) -> None:
     done = run("verify", str(folder), "--key", str(other))
     assert done.exit_code == 1
     assert "WRONG  the manifest is signed by that key" in done.stdout
+
+
+def test_a_key_may_be_given_as_a_file_that_came_by_another_way(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "studios.vkey").write_text(f"{KEY}\n")
+    assert run("verify", str(folder), "--key", str(tmp_path / "studios.vkey")).exit_code == 0
+    (tmp_path / "other.vkey").write_text(f"{NoteKey(origin_of(FEDERATION), OTHER.signing.public)}\n")
+    assert run("verify", str(folder), "--key", str(tmp_path / "other.vkey")).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["", WEIGHTS], ids=["folder", "file"])
+def test_the_key_that_lies_with_a_release_vouches_for_nothing(name: str, folder: Path) -> None:
+    with pytest.raises(ProvenanceError, match="vouches for nothing"):
+        run("verify", str(folder / name), "--key", str(folder / VKEY))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"studios.example", b"x" * 5000], ids=["none", "no text", "a name", "long"]
+)
+def test_a_file_that_holds_no_key_is_refused(content: bytes, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(content)
+    for given in (tmp_path / "key", tmp_path, tmp_path / "missing"):
+        with pytest.raises(LedgerError, match="no key that notes are verified with"):
+            run("verify", str(folder), "--key", str(given))

@@ -22,6 +22,7 @@ from common.models import load_base
 from common.settings import EMBEDDED_BASE
 from deploy.cli import app
 from deploy.credentials import KEY_FILE, MADE_BY_A_MODEL, Credentials, default_folder, facts_of, read_credentials
+from security.content_id import content_id
 from security.manifest import VKEY
 from tests.ledgers import FEDERATION
 from tests.releases import KEY, released
@@ -150,7 +151,8 @@ def test_the_folder_is_the_users_configuration(monkeypatch: pytest.MonkeyPatch) 
 def test_a_manifest_is_repeated_where_it_holds(tmp_path: Path) -> None:
     manifest = released(tmp_path / "out")
     facts = {
-        "base_digest": "ef" * 32, "adapter_sha256": manifest.adapter.digest, "federation": FEDERATION, "run": "run-1",
+        "base_digest": "ef" * 32, "adapter_sha256": manifest.adapter.digest,
+        "adapter_cid": content_id(bytes.fromhex(manifest.adapter.digest)), "federation": FEDERATION, "run": "run-1",
         "round": 3, "federation_key": str(KEY),
     }  # fmt: skip
     assert facts_of("ef" * 32, tmp_path / "out") == facts == facts_of("ef" * 32, tmp_path / "out" / WEIGHTS)
@@ -169,7 +171,7 @@ def test_a_manifest_that_does_not_hold_is_not_repeated(tmp_path: Path) -> None:
 
 def test_an_adapter_without_a_manifest_is_told_by_its_digest(tmp_path: Path) -> None:
     (tmp_path / WEIGHTS).write_bytes(b"x")
-    assert set(facts_of("ef" * 32, tmp_path)) == {"base_digest", "adapter_sha256"}
+    assert set(facts_of("ef" * 32, tmp_path)) == {"base_digest", "adapter_sha256", "adapter_cid"}
     assert facts_of("ef" * 32, None) == {"base_digest": "ef" * 32}
     with pytest.raises(AdapterError):
         facts_of("ef" * 32, tmp_path / "nothing")
