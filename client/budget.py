@@ -5,14 +5,17 @@ content, so that moving or renaming a folder buys nothing. Units that came toget
 drawings that are added later begin a cohort, with nothing spent.
 
 **When it is spent.** Before training starts, and for good: a round that crashed may have released something, so it has
-cost what it might have. A cohort that cannot afford a round is left out of it, which depends on nothing but the record;
-when none can, the site refuses.
+cost what it might have.
 
-**How it is kept.** One encrypted file an entry, numbered, never written again, each bound to the digest of all before
-it. An entry that was changed, left out, or put in another's place does not open; then nothing is spent or trained.
-What the record alone cannot show is that its newest entries are missing, as after a restore from a backup. Its head
-(number of entries, digest) is therefore meant to go out with every update, and a record that is behind what was told is
-refused (:meth:`Budget.check_not_behind`).
+**What decides.** Everybody sees whether a site answers, with how much noise, and what it says it spent. So all of that
+follows from what runs asked for, and from one number a run: how many units can pay for it to its end, with noise on it.
+Which units those are shows nowhere. Those that cannot pay are left out in silence; when another run took what they had,
+a round may be of noise alone.
+
+**How it is kept.** In a chain of encrypted entries (:mod:`client.budget_record`). What the record alone cannot show is
+that its newest entries are missing, as after a restore from a backup. Its head (number of entries, digest) is therefore
+meant to go out with every update, and a record that is behind what was told is refused
+(:meth:`Budget.check_not_behind`).
 """
 
 from __future__ import annotations
@@ -20,72 +23,30 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Literal
 
+import torch
+
+from client.budget_entries import Count, Need, Spend, SpendKind
 from client.budget_record import BudgetError, Head, Part, Record
 from client.budget_settings import BudgetSettings
 from client.units import Unit, UnitKind
 from security.accounting import Steps, epsilon_of, would_exceed
-from security.noise import NoiseSource
+from security.clipping import clip_and_sum
+from security.noise import NoiseSource, add_noise
 from security.vault import Vault
 
 BACKWARDS_MS = 300_000
 """How far the clock may be behind the record's newest entry: five minutes."""
 
-COUNT_EPSILON = 0.2
-"""What it costs, once, to tell how many units there are."""
+COUNT = Steps(10.0, 1.0, 1)
+"""What is done to each unit to tell, once a run, how many there are: noise of ten units goes on the number."""
 
 FEWEST = 20
 """Fewer units, as told, are not trained on: no noise that hides one of so few leaves anything to learn."""
 
 __all__ = ["Account", "Budget", "BudgetError", "Count", "Head", "Need", "Spend"]
-
-SpendKind = Literal["train", "ballot"]
-"""What a reservation is for: a round of training, or a ballot of held-out drawings."""
-
-
-@dataclass(frozen=True)
-class Spend:
-    """One reservation, as it stands in the record."""
-
-    run: str
-    round_number: int
-    cohorts: tuple[int, ...]
-    steps: Steps
-    at_ms: int
-    work: SpendKind = "train"
-
-
-@dataclass(frozen=True)
-class Need:
-    """What a round of a run costs each unit that is in it.
-
-    Attributes:
-        run: The run's id.
-        steps: What will be done to each unit.
-        most: What the run may cost a unit in all, epsilon: what its order says. A round that is asked for again counts
-            again.
-        delta: At which that holds; the smaller of it and the site's own counts.
-        work: Each kind has a limit of its own.
-    """
-
-    run: str
-    steps: Steps
-    most: float = math.inf
-    delta: float = 1.0
-    work: SpendKind = "train"
-
-
-@dataclass(frozen=True)
-class Count:
-    """A number of units that was told in a run, with noise on it, as it stands in the record."""
-
-    run: str
-    kind: UnitKind
-    cohorts: tuple[int, ...]
-    told: int
-    at_ms: int
 
 
 @dataclass(frozen=True)
@@ -126,6 +87,7 @@ class Budget:
 
     def _forget(self) -> None:
         self._cohort: dict[str, int] = {}
+        self._sides: list[SpendKind] = []
         self._spends: list[Spend] = []
         self._counts: list[Count] = []
         self._looks: set[str] = set()
@@ -161,15 +123,15 @@ class Budget:
 
     def spent(self, run: str | None = None) -> dict[int, float]:
         """Return the epsilon that each cohort has spent, in all or in one run."""
-        return {cohort: self._epsilon({cohort}, run) for cohort in self._cohorts()}
+        return {cohort: self._epsilon({cohort}, run) for cohort in range(len(self._sides))}
 
-    def asked_by(self, run: str) -> float:
-        """Return the epsilon of all rounds of training that a run asked for, and of the number that it was told.
+    def asked(self, run: str, work: SpendKind = "train") -> list[Steps]:
+        """Return everything that a run asked for, whoever paid; of training, the number that it was told counts too.
 
-        It follows from what was asked, not from which drawings there are: so it may be told.
+        It follows from what was asked, not from which drawings there are: so what it comes to may be told.
         """
-        spends = [one.steps for one in self._spends if (one.run, one.work) == (run, "train")]
-        return epsilon_of(spends, self._settings.delta) + COUNT_EPSILON * any(one.run == run for one in self._counts)
+        counts = [one.steps for one in self._counts if one.run == run and work == "train"]
+        return [*counts, *(one.steps for one in self._spends if (one.run, one.work) == (run, work))]
 
     def report(self) -> list[Account]:
         """Return what was spent, by cohort."""
@@ -187,12 +149,11 @@ class Budget:
     ) -> int:
         """Return how many units there are that can pay, with noise on it, so that it may be told.
 
-        Those that have nothing left are not counted, and pay nothing: whether a few new drawings came to them must not
-        decide by itself whether the site takes part.
+        Those that cannot pay for the rest of the run are not counted, and pay nothing: whether a few new drawings came
+        to them must not decide by itself whether the site takes part.
 
-        The noise is two-sided geometric (Ghosh, Roughgarden and Sundararajan 2009, arXiv 0811.2841). It is drawn once
-        in a run and kept: asked again, the answer is the same and costs nothing, and drawings that are added or spent
-        meanwhile do not show by another number.
+        It is drawn once in a run and kept: asked again, the answer is the same and costs nothing, and drawings that are
+        added or spent meanwhile do not show by another number.
 
         Args:
             kind: What is protected as one.
@@ -202,19 +163,19 @@ class Budget:
             need: What a round will cost besides; nothing when left out.
 
         Raises:
-            BudgetError: It cannot be afforded, there are too few, delta is too large for so many, or the record cannot
-                be read or written.
+            BudgetError: There are too few that can pay, delta is too large for so many, or the record cannot be read or
+                written.
         """
         run = need.run if need else ""
         with self._record.turn():
-            self._entered(units, now_ms)
+            self._enter(units, "train", now_ms)
             told = next((one.told for one in self._counts if (one.run, one.kind) == (run, kind)), None)
             if told is None:
-                able = self._able(units, need, COUNT_EPSILON)
-                told = max(1, len(able) + _two_sided_geometric(COUNT_EPSILON, source))
-                cohorts = list(self._cohorts_of(able))
+                able, cohorts = self._able(units, need, need.whole if need else None, (COUNT,))
+                told = _noised(len(able), source)
                 self._record.append(
-                    {"kind": "count", "run": run, "unit": kind, "cohorts": cohorts, "told": told, "at_ms": now_ms}
+                    {"kind": "count", "run": run, "unit": kind, "cohorts": cohorts, "told": told, "at_ms": now_ms,
+                     "steps": vars(COUNT)}
                 )  # fmt: skip
         _check_enough(told, self._settings.delta)
         return told
@@ -245,17 +206,14 @@ class Budget:
                 record cannot be read or written.
         """
         with self._record.turn():
-            if units:
-                self._entered(units, now_ms)
+            self._enter(units, need.work, now_ms)
             self._check_run(need, round_number)
-            able = self._able(units, need, 0.0)
+            able, cohorts = self._able(units, need, need.steps)
             if must and units and not able:
                 raise self._spent_error()
-            steps = need.steps
             self._record.append(
                 {"kind": "spend", "run": need.run, "round": round_number, "work": need.work, "at_ms": now_ms,
-                 "cohorts": list(self._cohorts_of(able)),
-                 "multiplier": steps.multiplier, "rate": steps.rate, "count": steps.count}
+                 "cohorts": cohorts, "steps": vars(need.steps)}
             )  # fmt: skip
         return able
 
@@ -273,83 +231,78 @@ class Budget:
                 raise BudgetError("this site has looked at an adapter of this run before", got=run, expected="one look")
             self._record.append({"kind": "look", "run": run, "at_ms": now_ms})
 
-    def _entered(self, units: Sequence[Unit], now_ms: int) -> tuple[int, ...]:
-        """Read what others wrote, enter drawings that are new, and return the cohorts of all that are there."""
-        there = sorted(frozenset().union(*(unit.digests for unit in units)))
-        if not there:
-            raise BudgetError("there is nothing to train on", got="0 drawings", expected="at least 1")
+    def _enter(self, units: Sequence[Unit], side: SpendKind, now_ms: int) -> None:
+        """Enter drawings that are new, as one cohort. None at all is no error: it would tell of a lone one."""
         self._check_clock(now_ms)
-        self._enrol([digest for digest in there if digest not in self._cohort], now_ms)
-        return tuple(sorted({self._cohort[digest] for digest in there}))
+        there = sorted(frozenset().union(*(unit.digests for unit in units)))
+        if new := [digest for digest in there if digest not in self._cohort]:
+            number = len(self._sides)
+            self._record.append({"kind": "units", "cohort": number, "side": side, "units": new, "at_ms": now_ms})
 
     def _check_run(self, need: Need, number: int) -> None:
         """Hold a run to its limits by all that it asked, whoever paid: a refusal then tells of no drawing."""
-        limits = self._settings
-        asked = [one for one in self._spends if (one.run, one.work) == (need.run, need.work)]
-        counted = COUNT_EPSILON * (need.work == "train" and any(one.run == need.run for one in self._counts))
-        most = min(need.most, _no_less(limits.epsilon_a_run)) - counted
-        rounds = [one.steps for one in asked if one.round_number == number]
-        for past, limit in (([one.steps for one in asked], most), (rounds, _no_less(limits.epsilon_a_round))):
+        limits, counts = self._settings, [one.steps for one in self._counts if one.run == need.run]
+        again = [
+            one.steps for one in self._spends if (one.run, one.work, one.round_number) == (need.run, need.work, number)
+        ]
+        this_round = [*(counts if need.work == "train" else ()), *again]
+        most = min(need.most, _no_less(limits.epsilon_a_run))
+        for past, limit in ((self.asked(need.run, need.work), most), (this_round, _no_less(limits.epsilon_a_round))):
             if limit < math.inf and would_exceed(past, need.steps, limit, min(need.delta, limits.delta)):
                 raise BudgetError(
                     "the privacy budget is spent for this run or round", got="more, what was asked again counted in",
                     expected=f"epsilon {limit:g} at most",
                 )  # fmt: skip
 
-    def _cohorts_of(self, units: Sequence[Unit]) -> tuple[int, ...]:
-        return tuple(sorted({self._cohort[digest] for unit in units for digest in unit.digests}))
+    def _able(
+        self, units: Sequence[Unit], need: Need | None, steps: Steps | None, extra: Sequence[Steps] = ()
+    ) -> tuple[tuple[Unit, ...], list[int]]:
+        """Return the units that can pay for some steps and for what is extra, and the cohorts that do.
 
-    def _able(self, units: Sequence[Unit], need: Need | None, extra: float) -> tuple[Unit, ...]:
-        """Return the units that can pay for what is needed, and as much epsilon besides."""
-        pasts = {unit: frozenset(self._cohort[digest] for digest in unit.digests) for unit in units}
-        afford = {past for past in set(pasts.values()) if self._affords(past, need, extra)}
-        return tuple(unit for unit in units if pasts[unit] in afford)
+        Of the same side every cohort pays that can, whether its drawings are there now or not: what one drawing has
+        left does not hang on which others are there.
+        """
+        affords = cache(lambda history, of_run: self._affords(history, of_run, need, steps, extra))
 
-    def _affords(self, past: Collection[int], need: Need | None, extra: float) -> bool:
-        left, delta = self._settings.epsilon - self._pure(past) - extra, self._settings.delta
-        if need is None:
-            return epsilon_of(self._history(past), delta) <= left
-        if would_exceed(self._history(past), need.steps, left, delta):
+        def can(past: Collection[int]) -> bool:
+            of_run = self._history(past, need.run) if need else []
+            return affords(tuple(self._history(past)), tuple(of_run))
+
+        side: SpendKind = need.work if need else "train"
+        able = tuple(unit for unit in units if can({self._cohort[digest] for digest in unit.digests}))
+        paying = {self._cohort[digest] for unit in able for digest in unit.digests}
+        return able, sorted(paying | {c for c, of in enumerate(self._sides) if of == side and can({c})})
+
+    def _affords(
+        self, history: Sequence[Steps], of_run: Sequence[Steps], need: Need | None, steps: Steps | None,
+        extra: Sequence[Steps],
+    ) -> bool:  # fmt: skip
+        limits = self._settings
+        *spent, last = [*extra, *([steps] if steps else [])]
+        if would_exceed([*history, *spent], last, limits.epsilon, limits.delta):
             return False
-        a_round, a_run = self._settings.epsilon_a_round, self._settings.epsilon_a_run
-        if a_round is not None and would_exceed([], need.steps, a_round, delta):
-            return False
-        most = need.most if a_run is None else min(need.most, a_run)
-        return math.isinf(most) or not would_exceed(self._history(past, need.run), need.steps, most, delta)
+        most = min(need.most if need else math.inf, _no_less(limits.epsilon_a_run))
+        return math.isinf(most) or not would_exceed([*of_run, *spent], last, most, limits.delta)
 
     def _epsilon(self, past: Collection[int], run: str | None = None) -> float:
-        return epsilon_of(self._history(past, run), self._settings.delta) + self._pure(past, run)
-
-    def _pure(self, past: Collection[int], run: str | None = None) -> float:
-        """Return what telling numbers of units cost: epsilon without a delta, which simply adds up."""
-        counts = [one for one in self._counts if run in {None, one.run}]
-        return COUNT_EPSILON * sum(not set(past).isdisjoint(one.cohorts) for one in counts)
+        return epsilon_of(self._history(past, run), self._settings.delta)
 
     def _history(self, past: Collection[int], run: str | None = None) -> list[Steps]:
-        return [
-            spend.steps
-            for spend in self._spends
-            if not set(past).isdisjoint(spend.cohorts) and run in {None, spend.run}
-        ]
+        paid: list[Spend | Count] = [*self._counts, *self._spends]
+        return [one.steps for one in paid if not set(past).isdisjoint(one.cohorts) and run in {None, one.run}]
 
     def _runs(self, cohort: int) -> list[str]:
         return list(dict.fromkeys(spend.run for spend in self._spends if cohort in spend.cohorts))
 
     def _of_run(self, cohort: int, run: str) -> tuple[int, float]:
-        return len(self._history({cohort}, run)), self._epsilon({cohort}, run)
+        rounds = [one for one in self._spends if cohort in one.cohorts and one.run == run]
+        return len(rounds), self._epsilon({cohort}, run)
 
     def _spent_error(self) -> BudgetError:
         return BudgetError(
             "the privacy budget is spent", got=f"epsilon {max(self.spent().values()):.3f}",
             expected=f"at most {self._settings.epsilon:g} with this round",
         )  # fmt: skip
-
-    def _cohorts(self) -> list[int]:
-        return sorted(set(self._cohort.values()))
-
-    def _enrol(self, new: list[str], now_ms: int) -> None:
-        if new:
-            self._record.append({"kind": "units", "cohort": len(self._cohorts()), "units": new, "at_ms": now_ms})
 
     def _check_clock(self, now_ms: int) -> None:
         newest = max([*(spend.at_ms for spend in self._spends), *(count.at_ms for count in self._counts)], default=0)
@@ -362,21 +315,22 @@ class Budget:
     def _take(self, part: Part) -> None:
         if part["kind"] == "units":
             self._cohort |= dict.fromkeys(part["units"], part["cohort"])
-        elif part["kind"] == "count":
-            cohorts = tuple(part["cohorts"])
-            self._counts.append(Count(part.get("run", ""), part["unit"], cohorts, part["told"], part["at_ms"]))
-        elif part["kind"] == "look":
+            self._sides.append(part["side"])
+            return
+        if part["kind"] == "look":
             self._looks.add(part["run"])
+            return
+        cohorts, steps = tuple(part["cohorts"]), Steps(**part["steps"])
+        if part["kind"] == "count":
+            self._counts.append(Count(part["run"], part["unit"], cohorts, part["told"], steps, part["at_ms"]))
         else:
-            steps = Steps(part["multiplier"], part["rate"], part["count"])
-            cohorts, work = tuple(part["cohorts"]), part.get("work", "train")
-            self._spends.append(Spend(part["run"], part["round"], cohorts, steps, part["at_ms"], work))
+            self._spends.append(Spend(part["run"], part["round"], cohorts, steps, part["at_ms"], part["work"]))
 
 
-def _two_sided_geometric(epsilon: float, source: NoiseSource) -> int:
-    """Draw a whole number: the difference of two geometric ones."""
-    first, second = (math.floor(math.log(u) / -epsilon) for u in source.uniforms(2))
-    return int(first - second)
+def _noised(count: int, source: NoiseSource) -> int:
+    """Return a number of units with noise on it, at least 1: one unit more changes what is noised by at most 1."""
+    counted = clip_and_sum(torch.ones(count, 1), 1.0)
+    return max(1, round(float(add_noise(counted, COUNT.multiplier, source).total)))
 
 
 def _no_less(limit: float | None) -> float:

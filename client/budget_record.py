@@ -97,8 +97,7 @@ class Record:
                     "the budget's record cannot be believed", got=why.what,
                     advice="It was changed, or a part of it is missing. These drawings must not be trained on again.",
                 ) from None  # fmt: skip
-            entry = json.loads(plain)
-            for part in entry.get("parts", [entry]):  # an entry of an earlier version is one part
+            for part in _parts_of(plain):
                 self._take(part)
             self._chain(plain)
         if beyond := [file for file in self._folder.glob("*.entry") if file > self._file(len(self._heads))]:
@@ -122,3 +121,13 @@ class Record:
 
     def _place(self) -> bytes:
         return f"budget/{len(self._heads)}/{self._heads[-1]}".encode()
+
+
+def _parts_of(plain: bytes) -> list[Part]:
+    try:
+        parts: list[Part] = json.loads(plain)["parts"]
+    except KeyError:
+        raise BudgetError(
+            "the budget's record is by an earlier version of bottega", advice="Go on with the version that wrote it."
+        ) from None
+    return parts

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.ballot import Secrecy
-from client.budget import COUNT_EPSILON, Budget, BudgetError, Head, Need
+from client.budget import COUNT, Budget, BudgetError, Head, Need
 from client.drawings import Drawing, DrawingSettings
 from client.units import Unit, units_of
 from common.proto import bottega_pb2 as pb
 from common.settings import CrossValidationSettings, PrivacySettings
-from security.accounting import Steps
+from security.accounting import Steps, epsilon_of
 from security.noise import NoiseSource
-from security.privacy_plan import planned_ballot, planned_steps
+from security.privacy_plan import kept_within, planned_ballot, planned_steps
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class Guard:
         """
         units = units_of(self.drawings, privacy.unit)
         _check_round(number, rounds)
-        need = self._need(run, rounds, privacy)
+        need = self._need(run, number, rounds, privacy)
         count = self.budget.count(privacy.unit, units, self.source, now_ms, need)
         allowed = self.budget.reserve(need, number, units, now_ms, must=False)
-        return Allowance(allowed, need.steps, count, self._told(run, privacy, need.steps))
+        return Allowance(allowed, need.steps, count, self._told(need, privacy))
 
     def allow_ballot(
         self, run: str, number: int, rounds: int, privacy: PrivacySettings, ballots: CrossValidationSettings,
         now_ms: int,
-    ) -> tuple[tuple[Unit, ...], Secrecy]:  # fmt: skip
+    ) -> tuple[tuple[Unit, ...], Secrecy, pb.BallotPrivacy]:  # fmt: skip
         """Spend what a ballot may cost the held-out drawings; those that are trained on it costs nothing.
 
         How many are looked at follows from the number of drawings as it was told, with noise on it. A site that holds
@@ -99,7 +99,7 @@ class Guard:
             now_ms: Unix time, milliseconds.
 
         Returns:
-            The held-out drawings that may be looked at, and what protects them.
+            The held-out drawings that may be looked at, what protects them, and what the update says of that.
 
         Raises:
             BudgetError: The budget does not allow it, or cannot be believed.
@@ -107,13 +107,18 @@ class Guard:
         """
         _check_round(number, rounds)
         limits, trained = self.budget.settings, units_of(self.drawings, "drawing")
-        count = self.budget.count("drawing", trained, self.source, now_ms, self._need(run, rounds, privacy))
+        count = self.budget.count("drawing", trained, self.source, now_ms, self._need(run, number, rounds, privacy))
         held_out = max(1.0, count * self.fraction / (1 - self.fraction))
-        most = math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run
-        step = planned_ballot(privacy, ballots, rounds, min(1.0, ballots.drawings / held_out), most, limits.delta)
-        need = Need(run, step, min(privacy.epsilon, ballots.epsilon), privacy.delta, "ballot")
+        rate = min(1.0, ballots.drawings / held_out)
+        most, a_round, delta = self._limits(privacy)
+        step = planned_ballot(privacy, ballots, rounds, rate, most, limits.delta, a_round)
+        most = min(most, ballots.epsilon)
+        step = kept_within(step, rounds - number + 1, self.budget.asked(run, "ballot"), most, delta)
+        need = Need(run, step, most, delta, "ballot")
         allowed = self.budget.reserve(need, number, units_of(self.held_out, "drawing"), now_ms, must=False)
-        return allowed, Secrecy(step, self.source)
+        spent = epsilon_of(self.budget.asked(run, "ballot"), delta)
+        told = pb.BallotPrivacy(epsilon=spent, delta=delta, multiplier=step.multiplier, rate=step.rate)
+        return allowed, Secrecy(step, self.source), told
 
     def allow_look(self, run: str, now_ms: int) -> None:
         """Let the site look at a run's adapter once, to object to it or not.
@@ -123,25 +128,36 @@ class Guard:
         """
         self.budget.look(run, now_ms)
 
-    def _need(self, run: str, rounds: int, privacy: PrivacySettings) -> Need:
-        """Return what a round of training needs; with the number that is told, all rounds keep to the run's epsilon."""
-        limits = self.budget.settings
-        most = min(privacy.epsilon, math.inf if limits.epsilon_a_run is None else limits.epsilon_a_run)
-        steps = planned_steps(privacy, rounds, most - COUNT_EPSILON, limits.delta)
-        return Need(run, steps, privacy.epsilon, privacy.delta)
-
-    def _told(self, run: str, privacy: PrivacySettings, steps: Steps) -> pb.Privacy:
+    def head(self) -> pb.BudgetHead:
+        """Return how far the record goes now."""
         head = self.budget.head
+        return pb.BudgetHead(entries=head.entries, digest=bytes.fromhex(head.digest))
+
+    def _limits(self, privacy: PrivacySettings) -> tuple[float, float, float]:
+        """Return what a run may cost, what a round may, and the delta of both: the smaller one counts."""
+        limits = self.budget.settings
+        a_run, a_round = (math.inf if one is None else one for one in (limits.epsilon_a_run, limits.epsilon_a_round))
+        return min(privacy.epsilon, a_run), a_round, min(privacy.delta, limits.delta)
+
+    def _need(self, run: str, number: int, rounds: int, privacy: PrivacySettings) -> Need:
+        """Return what a round of training needs; with the number that is told, all rounds keep to the run's epsilon."""
+        most, a_round, delta = self._limits(privacy)
+        steps = planned_steps(privacy, rounds, most, delta, a_round=a_round, beside=(COUNT,))
+        left, done = rounds - number + 1, self.budget.asked(run)
+        steps = kept_within(steps, left, done or (COUNT,), most, delta)
+        return Need(run, steps, most, delta, rounds=left)
+
+    def _told(self, need: Need, privacy: PrivacySettings) -> pb.Privacy:
         return pb.Privacy(
-            epsilon=self.budget.asked_by(run),
-            delta=self.budget.settings.delta,
+            epsilon=epsilon_of(self.budget.asked(need.run), need.delta),
+            delta=need.delta,
             unit=privacy.unit,
-            multiplier=steps.multiplier,
+            multiplier=need.steps.multiplier,
             clip=privacy.clip,
-            rate=steps.rate,
-            steps=steps.count,
+            rate=need.steps.rate,
+            steps=need.steps.count,
             multiplicity=privacy.multiplicity,
-            budget=pb.BudgetHead(entries=head.entries, digest=bytes.fromhex(head.digest)),
+            budget=self.head(),
         )
 
 

@@ -33,7 +33,6 @@ from common.proto import bottega_pb2 as pb
 from common.settings import LoraSettings, PrivacySettings
 from common.tracing import phase
 from security.accounting import Steps
-from security.privacy_plan import cost_of_ballots
 from security.run_order import RunOrder
 
 log = logging.getLogger("bottega.site")
@@ -157,10 +156,8 @@ class Bench:
         if job.work == pb.WORK_EVALUATE:
             return self._looked_at(job, adapter)
         if terms.privacy:
-            self._check_record(job)
+            return self._privately(job, terms.privacy, schema, adapter, candidates)
         said = self._ballot(job, adapter, candidates)
-        if terms.privacy:
-            return self._privately(job, terms.privacy, schema, adapter, said)
         metrics = self._measured(job, adapter)
         seed = _own_seed(terms.seed, job.number, self._site)
         in_time = Stopwatch(self._rules, time.monotonic)
@@ -193,11 +190,6 @@ class Bench:
             return {}
         return {"held_out_loss": held_out_loss(self._base, adapter, self._held_out, job.order.settings.training)}
 
-    def _check_record(self, job: Job) -> None:
-        """Refuse a budget's record that has forgotten something, before anything is spent by it."""
-        if self._guard is not None and job.told is not None:
-            self._guard.check_not_behind(job.told)
-
     def _ballot(self, job: Job, adapter: Adapter, candidates: Sequence[Adapter]) -> pb.Update:
         """Say how far each of some groups of updates brought the held-out drawings; nothing if nothing may be said.
 
@@ -215,29 +207,27 @@ class Bench:
             raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
         now_ms = int(time.time() * 1000)
         try:
-            units, secrecy = self._guard.allow_ballot(
+            units, secrecy, told = self._guard.allow_ballot(
                 job.order.run, job.number, terms.rounds, terms.privacy, settings, now_ms
             )  # fmt: skip
-        except BudgetError as why:
+        except (BudgetError, PrivacyError) as why:
             log.warning("round %d of run %s: no ballot: %s", job.number, job.order.run, why)
             return pb.Update()
-        step, delta = secrecy.steps, self._guard.budget.settings.delta
-        return pb.Update(
-            ballot=cast(self._base, adapter, candidates, self._held_out, units, secrecy),
-            ballot_privacy=pb.BallotPrivacy(
-                epsilon=cost_of_ballots(step, terms.rounds, delta), delta=delta, multiplier=step.multiplier,
-                rate=step.rate,
-            ),
-        )  # fmt: skip
+        ballot = cast(self._base, adapter, candidates, self._held_out, units, secrecy)
+        return pb.Update(ballot=ballot, ballot_privacy=told)
 
     def _privately(
-        self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter, said: pb.Update
-    ) -> Answer:
+        self, job: Job, privacy: PrivacySettings, schema: AdapterSchema, adapter: Adapter,
+        candidates: Sequence[Adapter],
+    ) -> Answer:  # fmt: skip
         """Train under the budget. Nothing that depends on a drawing leaves but what was noised and accounted for."""
         if self._guard is None:
             raise PrivacyError("this site keeps no privacy budget", advice="Nothing was trained.")
+        if job.told is not None:
+            self._guard.check_not_behind(job.told)  # before anything is spent by a record that forgot something
         terms, order = job.order.settings, job.order
         may = self._guard.allow(order.run, job.number, terms.rounds, privacy, int(time.time() * 1000))
+        said = self._ballot(job, adapter, candidates)  # which a site that may not train does not cast, nor pay for
         in_time = Stopwatch(self._rules, time.monotonic)
         with phase("train"):
             done = train_privately(
@@ -256,6 +246,7 @@ class Bench:
         body = pack(done.delta, schema, terms.lora.trained, terms.encoding, seed)
         told = pb.Update(examples=may.count, privacy=may.told)
         told.MergeFrom(said)
+        told.privacy.budget.CopyFrom(self._guard.head())
         return Answer(told, body)
 
     def _mechanism(self, steps: Steps, privacy: PrivacySettings) -> Mechanism:

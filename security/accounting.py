@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import lru_cache
 
 from opacus.accountants import PRVAccountant, RDPAccountant
 from scipy.optimize import brentq
@@ -64,6 +65,12 @@ def epsilon_of(steps: Sequence[Steps], delta: float) -> float:
     Raises:
         PrivacyError: Delta is out of its range, or the accountant finds no finite bound.
     """
+    return _prv(tuple(sorted(_together(steps), key=astuple)), delta)
+
+
+@lru_cache(maxsize=512)
+def _prv(steps: tuple[Steps, ...], delta: float) -> float:
+    """The same again and again: each drawing's past, and what a round would add to it."""
     return _bound(PRVAccountant(), steps, delta, eps_error=EPSILON_ERROR)
 
 
@@ -76,7 +83,7 @@ def rdp_epsilon_of(steps: Sequence[Steps], delta: float) -> float:
     return _bound(RDPAccountant(), steps, delta)
 
 
-def multiplier_for(epsilon: float, delta: float, rate: float, count: int) -> float:
+def multiplier_for(epsilon: float, delta: float, rate: float, count: int, beside: Sequence[Steps] = ()) -> float:
     """Return the least noise multiplier, within a thousandth, with which some steps stay within an epsilon.
 
     Args:
@@ -84,23 +91,26 @@ def multiplier_for(epsilon: float, delta: float, rate: float, count: int) -> flo
         delta: In (0, 1).
         rate: Sampling rate, in (0, 1].
         count: How many steps.
+        beside: Other steps that count into the same epsilon.
 
     Raises:
         PrivacyError: A number is out of its range, or no noise that is of any use suffices.
     """
     if not 0 < epsilon < float("inf"):
         raise PrivacyError("an epsilon is a positive number", got=epsilon)
+    if (before := epsilon_of(beside, delta)) >= epsilon:
+        raise PrivacyError("nothing is left of this epsilon", got=f"{before:.3f} spent", expected=f"below {epsilon:g}")
 
     def over(multiplier: float) -> float:
         """Return the logarithm of how many times too large the epsilon is. It falls about as fast as noise grows."""
         try:
-            return math.log(max(epsilon_of([Steps(multiplier, rate, count)], delta), 1e-9) / epsilon)
+            return math.log(max(epsilon_of([Steps(multiplier, rate, count), *beside], delta), 1e-9) / epsilon)
         except PrivacyError:  # with next to no noise the loss is beyond any number
             return math.inf
 
     enough = 1.0
     while (excess := over(enough)) > 0:
-        enough *= 1.05 * min(math.exp(min(excess, 3.0)), 20.0)
+        enough *= max(1.05 * min(math.exp(min(excess, 3.0)), 20.0), 1.5 if beside else 1.0)
         if enough > _MOST_MULTIPLIER:
             raise PrivacyError("no noise suffices for this epsilon", got=epsilon, expected="a larger one")
     little = enough

@@ -7,13 +7,24 @@ protects sites as a whole.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
+from common.errors import PrivacyError
 from common.settings import CrossValidationSettings, PrivacySettings, SitePrivacySettings
-from security.accounting import Steps, epsilon_of, multiplier_for
+from security.accounting import Steps, multiplier_for, would_exceed
+
+_MORE, _MOST_TIMES = 1.05, 32
+"""By how much noise grows at a time where a run asks for more rounds than were planned, and how often at the most."""
 
 
-def planned_steps(privacy: PrivacySettings, rounds: int, epsilon: float, delta: float) -> Steps:
+def planned_steps(
+    privacy: PrivacySettings, rounds: int, epsilon: float, delta: float, *, a_round: float = math.inf,
+    beside: Sequence[Steps] = (),
+) -> Steps:  # fmt: skip
     """Return the steps of one round, with the noise with which all rounds together stay within an epsilon.
 
     Args:
@@ -21,17 +32,51 @@ def planned_steps(privacy: PrivacySettings, rounds: int, epsilon: float, delta: 
         rounds: How many rounds train.
         epsilon: What the site allows the run; the run's own epsilon or less.
         delta: What the site accounts with; the run's own delta or less.
+        a_round: What the site allows one round.
+        beside: What else counts into the epsilon of the run, and of a round.
 
     Raises:
         PrivacyError: No noise that is of any use suffices.
     """
-    tightest = min(epsilon, privacy.epsilon), min(delta, privacy.delta)
-    return Steps(_multiplier(*tightest, privacy.rate, rounds * privacy.steps), privacy.rate, privacy.steps)
+    epsilon, delta, besides = min(epsilon, privacy.epsilon), min(delta, privacy.delta), tuple(beside)
+    multiplier = _multiplier(epsilon, delta, privacy.rate, rounds * privacy.steps, besides)
+    if a_round < epsilon:
+        multiplier = max(multiplier, _multiplier(a_round, delta, privacy.rate, privacy.steps, besides))
+    return Steps(multiplier, privacy.rate, privacy.steps)
+
+
+def kept_within(steps: Steps, rounds: int, done: Sequence[Steps], epsilon: float, delta: float) -> Steps:
+    """Return the steps of one round, with more noise where what is left of an epsilon takes more.
+
+    A round that was cut off is asked for again, and what it cost does not come back. With the same noise the last round
+    would then be one too many; with a little more in each that is left, all keep to the epsilon.
+
+    Args:
+        steps: Of one round, as they were planned.
+        rounds: How many there are yet, this one counted in.
+        done: What was done before.
+        epsilon: Of everything together.
+        delta: That goes with it.
+
+    Raises:
+        PrivacyError: So little is left that no noise of any use suffices.
+    """
+
+    def enough(times: int) -> bool:
+        whole = replace(steps, multiplier=steps.multiplier * _MORE**times, count=rounds * steps.count)
+        return not would_exceed(done, whole, epsilon, delta)
+
+    # In steps, so that a run has few kinds of rounds: each kind takes the accountant longer.
+    least = bisect_left(range(_MOST_TIMES), True, key=enough)
+    if least == _MOST_TIMES:
+        raise PrivacyError("what the run has asked for leaves too little of its epsilon", expected="fewer rounds again")
+    return replace(steps, multiplier=steps.multiplier * _MORE**least)
 
 
 def planned_ballot(
-    privacy: PrivacySettings, ballots: CrossValidationSettings, rounds: int, rate: float, epsilon: float, delta: float
-) -> Steps:
+    privacy: PrivacySettings, ballots: CrossValidationSettings, rounds: int, rate: float, epsilon: float, delta: float,
+    a_round: float = math.inf,
+) -> Steps:  # fmt: skip
     """Return the one step that a ballot is, with the noise with which all ballots of a run stay within an epsilon.
 
     Args:
@@ -41,23 +86,16 @@ def planned_ballot(
         rate: The chance of each held-out drawing to be looked at.
         epsilon: What the site allows the run.
         delta: What the site accounts with.
+        a_round: What the site allows one round.
 
     Raises:
         PrivacyError: No noise that is of any use suffices.
     """
-    tightest = min(epsilon, privacy.epsilon, ballots.epsilon), min(delta, privacy.delta)
-    return Steps(_multiplier(*tightest, rate, max(1, rounds - 1)), rate, 1)
-
-
-def cost_of_ballots(step: Steps, rounds: int, delta: float) -> float:
-    """Return the epsilon of all ballots of a run together: what may be told of them, as no drawing decides it.
-
-    Args:
-        step: What one ballot is.
-        rounds: How many rounds train.
-        delta: What the site accounts with.
-    """
-    return epsilon_of([Steps(step.multiplier, step.rate, max(1, rounds - 1) * step.count)], delta)
+    epsilon, delta = min(epsilon, privacy.epsilon, ballots.epsilon), min(delta, privacy.delta)
+    multiplier = _multiplier(epsilon, delta, rate, max(1, rounds - 1))
+    if a_round < epsilon:
+        multiplier = max(multiplier, _multiplier(a_round, delta, rate, 1))
+    return Steps(multiplier, rate, 1)
 
 
 def planned_rounds(privacy: SitePrivacySettings, rounds: int) -> Steps:

@@ -430,7 +430,7 @@ class BallotPrivacy(_message.Message):
     MULTIPLIER_FIELD_NUMBER: _builtins.int
     RATE_FIELD_NUMBER: _builtins.int
     epsilon: _builtins.float
-    """that all ballots of the run may cost a held-out drawing, as many as it asks for"""
+    """that all ballots of the run so far have cost a held-out drawing, this one counted in"""
     delta: _builtins.float
     multiplier: _builtins.float
     """deviation of the noise over the most that one drawing can say"""

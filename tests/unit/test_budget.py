@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest, norm
 
-from client.budget import COUNT_EPSILON, Budget, BudgetError, Head, Need, _two_sided_geometric
+from client.budget import COUNT, Budget, BudgetError, Head, Need, _noised
 from client.budget_settings import BudgetSettings
 from client.units import Unit
 from common.errors import BottegaError
@@ -136,12 +137,23 @@ class Quiet:
         return np.full(count, 0.999)
 
 
-def test_of_no_unit_an_entry_is_written_all_the_same_and_costs_nobody(tmp_path: Path, vault: Vault) -> None:
-    budget = opened(tmp_path, vault)
+def test_what_a_drawing_has_left_does_not_hang_on_which_others_are_there(tmp_path: Path, vault: Vault) -> None:
+    """It pays for each round that it could have been in: else it would have more left because another was away too."""
+    spent = []
+    for place, there in (("a", UNITS), ("b", UNITS[:10]), ("c", ())):
+        budget = Budget(tmp_path / place, vault, BudgetSettings(delta=DELTA))
+        budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
+        assert budget.reserve(Need("r1", ROUND), 2, there, NOW) == there
+        spent.append((budget.head.entries, budget.spent()))
+    assert spent[0] == spent[1] == spent[2] == (2, {0: epsilon_of([ROUND, ROUND], DELTA)})
+
+
+def test_a_ballot_costs_those_that_are_held_out_alone(tmp_path: Path, vault: Vault) -> None:
+    budget, held_out = opened(tmp_path, vault), many(30, start=5000)
     budget.reserve(Need("r1", ROUND), 1, UNITS, NOW)
-    before, spent = budget.head.entries, budget.spent()
-    assert budget.reserve(Need("r1", ROUND), 2, (), NOW) == ()
-    assert (budget.head.entries, budget.spent()) == (before + 1, spent)
+    budget.reserve(Need("r1", ROUND, work="ballot"), 1, held_out, NOW)
+    budget.reserve(Need("r1", ROUND, work="ballot"), 2, held_out, NOW)
+    assert budget.spent() == {0: COST, 1: epsilon_of([ROUND, ROUND], DELTA)}
 
 
 def test_new_drawings_begin_with_nothing_spent_and_old_ones_are_left_out_when_theirs_is(
@@ -286,10 +298,9 @@ def test_a_delta_that_may_give_a_unit_away_is_refused(tmp_path: Path, vault: Vau
 
 def test_nothing_and_too_few_are_refused(tmp_path: Path, vault: Vault) -> None:
     budget = opened(tmp_path, vault)
-    with pytest.raises(BudgetError, match="there is nothing to train on"):
-        budget.count("drawing", (), SeededNoise(1), NOW)
-    with pytest.raises(BudgetError, match="too few drawings to hide one among them"):
-        budget.count("drawing", UNITS[:3], SeededNoise(2), NOW)
+    for few in ((), UNITS[:3]):  # with the same words: that there is none at all is nobody's to know
+        with pytest.raises(BudgetError, match="too few drawings to hide one among them"):
+            budget.count("drawing", few, SeededNoise(2), NOW)
     assert budget.spends == ()
 
 
@@ -297,24 +308,24 @@ def test_how_many_there_are_is_told_once_with_noise_and_costs_once(tmp_path: Pat
     budget = opened(tmp_path, vault)
     told = budget.count("drawing", many(200), SeededNoise(1), NOW)
     assert 100 < told < 300
-    assert budget.spent() == {0: pytest.approx(COUNT_EPSILON)}
+    assert budget.spent() == {0: epsilon_of([COUNT], DELTA)}
     for source in (SeededNoise(2), SeededNoise(3)):
         assert budget.count("drawing", many(200), source, NOW) == told
         assert opened(tmp_path, vault).count("drawing", many(200), source, NOW) == told
-    assert budget.spent() == {0: pytest.approx(COUNT_EPSILON)}
+    assert budget.spent() == {0: epsilon_of([COUNT], DELTA)}
     budget.count("artist", many(200), SeededNoise(4), NOW)
     budget.reserve(Need("r1", ROUND), 1, many(200), NOW)
-    assert budget.spent()[0] == pytest.approx(2 * COUNT_EPSILON + COST)
+    assert budget.spent()[0] == epsilon_of([COUNT, COUNT, ROUND], DELTA)
 
 
-def test_the_noise_on_the_number_is_two_sided_geometric(tmp_path: Path, vault: Vault) -> None:
+def test_the_noise_on_the_number_is_of_ten_units() -> None:
     source = SeededNoise(7)
-    drawn = [_two_sided_geometric(COUNT_EPSILON, source) for _ in range(20_000)]
-    ratio = math.exp(-COUNT_EPSILON)
-    middle, one = (sum(x == at for x in drawn) / len(drawn) for at in (0, 1))
-    assert middle == pytest.approx((1 - ratio) / (1 + ratio), rel=0.1)
-    assert one / middle == pytest.approx(ratio, rel=0.15)
-    assert abs(sum(drawn) / len(drawn)) < 0.5
+    drawn = np.array([_noised(200, source) for _ in range(4000)])
+    spread = drawn + np.random.default_rng(1).uniform(-0.5, 0.5, len(drawn))
+    assert kstest(spread, norm(200, COUNT.multiplier).cdf).pvalue > 1e-3
+    for wrong in (2 / 3, 3 / 2):
+        assert kstest(drawn, norm(200, wrong * COUNT.multiplier).cdf).pvalue < 1e-9
+    assert min(_noised(0, source) for _ in range(50)) == 1, "no number below one is told"
 
 
 def test_telling_the_number_is_refused_when_it_cannot_be_afforded(tmp_path: Path, vault: Vault) -> None:
