@@ -40,8 +40,8 @@ from security.vault import Vault
 BACKWARDS_MS = 300_000
 """How far the clock may be behind the record's newest entry: five minutes."""
 
-COUNT = Steps(10.0, 1.0, 1)
-"""What is done to each unit to tell, once a run, how many there are: noise of ten units goes on the number."""
+COUNT = Steps(7.0, 1.0, 1)
+"""What is done to each unit to tell, once a run, how many there are: noise of seven units goes on the number."""
 
 FEWEST = 20
 """Fewer units, as told, are not trained on: no noise that hides one of so few leaves anything to learn."""

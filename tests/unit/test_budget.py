@@ -318,7 +318,7 @@ def test_how_many_there_are_is_told_once_with_noise_and_costs_once(tmp_path: Pat
     assert budget.spent()[0] == epsilon_of([COUNT, COUNT, ROUND], DELTA)
 
 
-def test_the_noise_on_the_number_is_of_ten_units() -> None:
+def test_the_noise_on_the_number_is_of_seven_units() -> None:
     source = SeededNoise(7)
     drawn = np.array([_noised(200, source) for _ in range(4000)])
     spread = drawn + np.random.default_rng(1).uniform(-0.5, 0.5, len(drawn))

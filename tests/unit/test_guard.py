@@ -139,8 +139,8 @@ def test_a_limit_of_a_round_makes_its_noise_larger(tmp_path: Path) -> None:
         guard.allow("r1", 2, ROUNDS, ASKED, NOW)
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 1.0])
+@pytest.mark.parametrize("epsilon", [1.0, 3.0])
 def test_telling_how_many_there_are_takes_little_of_a_small_epsilon(tmp_path: Path, epsilon: float) -> None:
     may = a_guard(tmp_path).allow("r1", 1, 6, ASKED.model_copy(update={"epsilon": epsilon}), NOW)
     alone = multiplier_for(epsilon, 1e-4, 0.5, 12)
-    assert alone < may.steps.multiplier < {0.5: 1.3, 1.0: 1.08}[epsilon] * alone
+    assert alone < may.steps.multiplier < {1.0: 1.13, 3.0: 1.02}[epsilon] * alone
