@@ -57,13 +57,15 @@ class Account:
         cohort: Its number.
         drawings: How many there are in it.
         spent: Epsilon, over all runs.
-        by_run: The rounds that were paid for in each run, and what they cost.
+        by_run: The rounds (or ballots) that were paid for in each run, and what they cost.
+        side: Whether they are trained on, or held out and asked in ballots.
     """
 
     cohort: int
     drawings: int
     spent: float
     by_run: dict[str, tuple[int, float]]
+    side: SpendKind = "train"
 
 
 class Budget:
@@ -103,6 +105,11 @@ class Budget:
         return self._record.head
 
     @property
+    def looks(self) -> int:
+        """How many adapters were looked at."""
+        return len(self._looks)
+
+    @property
     def spends(self) -> Sequence[Spend]:
         """Everything that was ever reserved, in order."""
         return tuple(self._spends)
@@ -136,13 +143,7 @@ class Budget:
     def report(self) -> list[Account]:
         """Return what was spent, by cohort."""
         self._record.read_on()
-        sizes = [*self._cohort.values()]
-        return [
-            Account(
-                cohort, sizes.count(cohort), epsilon, {run: self._of_run(cohort, run) for run in self._runs(cohort)}
-            )
-            for cohort, epsilon in self.spent().items()
-        ]
+        return [self._account(cohort, epsilon) for cohort, epsilon in self.spent().items()]
 
     def count(
         self, kind: UnitKind, units: Sequence[Unit], source: NoiseSource, now_ms: int, need: Need | None = None
@@ -221,14 +222,20 @@ class Budget:
         """Record the one look at a run's adapter by which this site may object to it.
 
         An objection tells of the drawings and is not noised. Who could ask again and again, with adapters made for it,
-        could ask which drawings there are; so nobody is answered twice in a run, whatever became of the first answer.
+        could ask which drawings there are; so nobody is answered twice in a run, whatever became of the first answer,
+        nor more often than the settings say, over all runs.
 
         Raises:
-            BudgetError: There was a look in this run before, or the record cannot be read or written.
+            BudgetError: There was a look in this run before, no look is left, or the record cannot be read or written.
         """
         with self._record.turn():
             if run in self._looks:
                 raise BudgetError("this site has looked at an adapter of this run before", got=run, expected="one look")
+            if len(self._looks) >= self._settings.looks:
+                raise BudgetError(
+                    "no look at an adapter is left", got=f"{len(self._looks)} taken", expected=self._settings.looks,
+                    advice="Each look tells one bit of these drawings without noise. Think before you raise `looks`.",
+                )  # fmt: skip
             self._record.append({"kind": "look", "run": run, "at_ms": now_ms})
 
     def _enter(self, units: Sequence[Unit], side: SpendKind, now_ms: int) -> None:
@@ -290,6 +297,11 @@ class Budget:
     def _history(self, past: Collection[int], run: str | None = None) -> list[Steps]:
         paid: list[Spend | Count] = [*self._counts, *self._spends]
         return [one.steps for one in paid if not set(past).isdisjoint(one.cohorts) and run in {None, one.run}]
+
+    def _account(self, cohort: int, epsilon: float) -> Account:
+        drawings = [*self._cohort.values()].count(cohort)
+        by_run = {run: self._of_run(cohort, run) for run in self._runs(cohort)}
+        return Account(cohort, drawings, epsilon, by_run, self._sides[cohort])
 
     def _runs(self, cohort: int) -> list[str]:
         return list(dict.fromkeys(spend.run for spend in self._spends if cohort in spend.cohorts))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from common.settings import Settings
 
 
@@ -16,3 +20,5 @@ class BudgetSettings(Settings):
     """For one run; no other limit than the whole when left out."""
     epsilon_a_round: float | None = None
     """For one round; no other limit than the run's when left out."""
+    looks: Annotated[int, Field(ge=0)] = 12
+    """Last looks at adapters, ever (`rules.most_copied`): each tells one bit of the drawings without noise."""

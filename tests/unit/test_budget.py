@@ -438,3 +438,15 @@ def test_what_cannot_be_written_did_not_happen(tmp_path: Path, vault: Vault, mon
     budget.reserve(Need("r1", ROUND), 2, UNITS, NOW)
     again = opened(tmp_path, vault)
     assert (again.head, again.spent()) == (budget.head, budget.spent())
+
+
+def test_looks_at_adapters_are_counted_over_all_runs_and_end(tmp_path: Path, vault: Vault) -> None:
+    """Each tells one bit without noise: with no end to runs there would be none to the bits."""
+    budget = opened(tmp_path, vault, looks=2)
+    for run in ("r1", "r2"):
+        budget.look(run, NOW)
+    for one in (budget, opened(tmp_path, vault, looks=2)):
+        assert one.looks == 2
+        with pytest.raises(BudgetError, match="no look at an adapter is left"):
+            one.look("r3", NOW)
+    opened(tmp_path, vault, looks=3).look("r3", NOW)

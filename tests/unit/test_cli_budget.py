@@ -30,6 +30,7 @@ def home(tmp_path: Path) -> SiteHome:
     budget, now = Budget(place.budget, open_vault(place), BudgetSettings()), int(time.time() * 1000)
     budget.reserve(Need("r1", Steps(30.0, 1.0, 10)), 1, UNITS[:20], now)
     budget.reserve(Need("r1", Steps(9.0, 1.0, 1), work="ballot"), 2, UNITS[20:], now)
+    budget.look("r1", now)
     return place
 
 
@@ -38,6 +39,8 @@ def test_the_budget_is_told_by_account_and_run_as_json(home: SiteHome) -> None:
     trained, held_out = told["accounts"]
     assert (told["epsilon"], trained["drawings"], held_out["drawings"]) == (10, 20, 10)
     assert trained["spent"] + trained["left"] == pytest.approx(10)
+    assert (trained["side"], held_out["side"]) == ("train", "ballot")
+    assert (told["looks_taken"], told["looks"]) == (1, 12)
     for account in (trained, held_out):
         assert account["spent"] > 0
         assert account["runs"] == [{"run": "r1", "rounds": 1, "epsilon": account["spent"]}]
@@ -46,7 +49,15 @@ def test_the_budget_is_told_by_account_and_run_as_json(home: SiteHome) -> None:
 def test_a_person_sees_a_bar_and_what_each_run_cost(home: SiteHome) -> None:
     seen = CliRunner().invoke(app, ["budget", "--home", str(home.root)])
     assert seen.exit_code == 0
-    for part in ("20 drawings", "10 drawings", "█", "of 10 spent", "r1"):
+    for part in (
+        "20 drawings to train on",
+        "10 drawings held out",
+        "█",
+        "of 10 spent",
+        " left",
+        "ballots",
+        "1 of 12 taken",
+    ):
         assert part in seen.stdout
 
 
