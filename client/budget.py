@@ -71,6 +71,23 @@ class Account:
 class Budget:
     """The record in a folder.
 
+    Guarantees, over crashes, restarts and runs that overlap:
+
+    ==========================================  ============================================================
+    what happens                                what a drawing has spent
+    ==========================================  ============================================================
+    a round is asked for, whatever becomes      its price, before any training; at most ``epsilon`` in all
+    of it
+    it is asked for again                       its price again; in one run at most what its order says
+    it would carry a drawing over               nothing: the drawing is left out
+    the run or round has taken what it may      nothing: refused
+    the drawing is moved, renamed or sorted     what it had spent
+    it is new, or comes to others               nothing yet; if an artist is protected, what their others spent
+    an entry is missing, changed or swapped     refused: nothing is believed
+    the record is older than was told of it     refused, where it is told (:meth:`check_not_behind`)
+    the clock went back by over five minutes    refused
+    ==========================================  ============================================================
+
     Args:
         folder: Where; made if it is not there.
         vault: Encrypts it.

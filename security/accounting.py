@@ -58,8 +58,21 @@ class Steps:
 def epsilon_of(steps: Sequence[Steps], delta: float) -> float:
     """Return an upper bound of the epsilon that all these steps cost together, in whatever order they were made.
 
+    Guarantees:
+
+    ===================================  =================================================
+    what was done                        what is returned
+    ===================================  =================================================
+    nothing                              0
+    any steps                            at least the exact epsilon, and hardly more
+    the same in another order or split   the same
+    one step more, or a smaller delta    no less
+    steps with next to no noise          refused, where no finite bound is found
+    a delta that is not in (0, 1)        refused
+    ===================================  =================================================
+
     Args:
-        steps: What was done. Nothing done costs nothing.
+        steps: What was done.
         delta: In (0, 1).
 
     Raises:
@@ -123,7 +136,16 @@ def multiplier_for(epsilon: float, delta: float, rate: float, count: int, beside
 
 
 def would_exceed(spent: Sequence[Steps], further: Steps, epsilon: float, delta: float) -> bool:
-    """Return whether further steps would carry the whole over an epsilon. What cannot be told counts as too much."""
+    """Return whether further steps would carry the whole over an epsilon.
+
+    ============================================  =======
+    all together                                  answer
+    ============================================  =======
+    at most the epsilon                           no
+    more than it                                  yes
+    no bound is found, or a number is no number   yes
+    ============================================  =======
+    """
     try:
         return not epsilon_of([*spent, further], delta) <= epsilon
     except PrivacyError:

@@ -33,7 +33,9 @@ def vault(tmp_path: Path) -> Vault:
 
 
 def opened(tmp_path: Path, vault: Vault, epsilon: float = 3.0, **more: float) -> Budget:
-    return Budget(tmp_path / "budget", vault, BudgetSettings(epsilon=epsilon, delta=DELTA, **more))
+    return Budget(
+        tmp_path / "budget", vault, BudgetSettings.model_validate({"epsilon": epsilon, "delta": DELTA, **more})
+    )
 
 
 def test_a_round_costs_what_the_accountant_says_and_rounds_compose(tmp_path: Path, vault: Vault) -> None:
@@ -361,11 +363,12 @@ def test_the_report_says_what_each_run_cost(tmp_path: Path, vault: Vault) -> Non
     [
         {"epsilon": 0.0}, {"epsilon": -1.0}, {"epsilon": math.nan}, {"epsilon": math.inf}, {"delta": 0.0},
         {"delta": 1.0}, {"delta": math.nan}, {"epsilon_a_run": 0.0}, {"epsilon_a_run": math.nan},
+        {"epsilon_a_round": 0.0}, {"epsilon_a_round": math.inf},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(tmp_path: Path, vault: Vault, wrong: dict[str, float]) -> None:
     with pytest.raises(BottegaError):
-        Budget(tmp_path / "budget", vault, BudgetSettings(**{"epsilon": 3.0, "delta": DELTA, **wrong}))
+        Budget(tmp_path / "budget", vault, BudgetSettings.model_validate({"epsilon": 3.0, "delta": DELTA, **wrong}))
 
 
 @given(rounds=st.lists(st.sampled_from([(8.0, 1.0, 4), (20.0, 1.0, 10), (6.0, 0.9, 1)]), min_size=1, max_size=8))

@@ -27,7 +27,7 @@ ROUNDS = 3
 def a_guard(root: Path, drawings: int = 100, **limits: float) -> Guard:
     vault = Vault.open_or_create(root / "vault.key")
     own = [Drawing(f"{n:064x}", "a caption", f"artist {n % 60}", 8, b"") for n in range(drawings)]
-    return Guard(Budget(root / "budget", vault, BudgetSettings(**limits)), own, SeededNoise(1))
+    return Guard(Budget(root / "budget", vault, BudgetSettings.model_validate(limits)), own, SeededNoise(1))
 
 
 def test_a_whole_run_stays_within_the_epsilon_that_it_asked_for(tmp_path: Path) -> None:

@@ -225,6 +225,28 @@ def test_the_calibrated_noise_keeps_within_the_epsilon_and_is_hardly_more_than_n
     assert epsilon_of([Steps(multiplier * 0.98, rate, count)], delta) > epsilon - 0.05 * max(1.0, epsilon)
 
 
+def test_one_step_more_and_a_smaller_delta_cost_more() -> None:
+    cost = epsilon_of([Steps(3.0, 0.2, 20)], 1e-5)
+    assert cost < epsilon_of([Steps(3.0, 0.2, 21)], 1e-5)
+    assert cost < epsilon_of([Steps(3.0, 0.2, 20)], 1e-6)
+
+
+def test_where_there_is_next_to_no_noise_no_bound_is_made_up() -> None:
+    bare = Steps(0.05, 1.0, 10)
+    with pytest.raises(PrivacyError, match="no finite bound"):
+        epsilon_of([bare], 1e-5)
+    assert would_exceed([], bare, 1e6, 1e-5)
+
+
+def test_noise_for_an_epsilon_that_is_shared_with_other_steps_leaves_room_for_them() -> None:
+    other = Steps(7.0, 1.0, 1)
+    multiplier = multiplier_for(2.0, 1e-5, 0.5, 12, [other])
+    assert 1.9 < epsilon_of([other, Steps(multiplier, 0.5, 12)], 1e-5) <= 2.0
+    assert multiplier > multiplier_for(2.0, 1e-5, 0.5, 12)
+    with pytest.raises(PrivacyError, match="nothing is left of this epsilon"):
+        multiplier_for(0.4, 1e-5, 0.5, 12, [other])
+
+
 def test_a_step_that_would_carry_the_whole_over_the_budget_is_seen_before_it_is_made() -> None:
     step = Steps(multiplier_for(3.0, 1e-5, 0.5, 40), 0.5, 20)
     assert not would_exceed([step], step, 3.0, 1e-5)
