@@ -16,7 +16,7 @@ Window = Callable[..., Page]
 """Opens a window that has been let in; takes what Playwright's ``new_context`` takes."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip(NO_CHROMIUM)
