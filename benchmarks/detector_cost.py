@@ -18,7 +18,7 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.aggregation import attention_schema
 from benchmarks.reporting import Bar, finish, table
-from common.adapter_schema import AdapterSchema
+from common.adapter_schema import Adapter, AdapterSchema
 from common.adapters import pack
 from common.proto import bottega_pb2 as pb
 from common.quantise import Flat
@@ -41,7 +41,7 @@ from security.judgement import Judgement, judge
 from security.names import Role, SpiffeId
 from security.rehearsal import Rehearsal
 from server.aggregation import Round, aggregate
-from server.judging import Sitting
+from server.judging import REMEMBERED, Sitting
 from server.learning import Learning
 from server.start import fresh_state
 from server.state import RunState
@@ -67,10 +67,11 @@ def main() -> None:
     server = Identity.generate(SpiffeId(BENCH, Role.SERVER, "server"))
     sealed = [_sealed(schema, server, place) for place in range(count)]
     state = fresh_state(schema, ASKED)
-    learning = Learning("autoencoder", _rehearsal(schema, state, count), Rows.of({}))
+    before = _before(state.adapter)
+    learning = Learning("autoencoder", _rehearsal(schema, before, count), Rows.of({}))
     clock = Clock()
     for turn in range(1, 2 if args.quick else 4):
-        _round(clock, turn, sealed, state, learning)
+        _round(clock, turn, sealed, state, before, learning)
     spent = clock.seconds
     judged = spent["looking"] + spent["judging"]  # learning goes on while sites train, and nobody waits for it
     if not args.json:
@@ -108,9 +109,11 @@ class Sealed:
         return admit(self.letter, self.body, self.terms, now_ms=NOW_MS, nonces=None)
 
 
-def _round(clock: Clock, number: int, sealed: Sequence[Sealed], state: RunState, learning: Learning) -> None:
+def _round(
+    clock: Clock, number: int, sealed: Sequence[Sealed], state: RunState, before: Sequence[Adapter], learning: Learning
+) -> None:
     settings = DetectorSettings()
-    sitting = clock.timed("looking", lambda: Sitting.open(number, [state.adapter] * 4, "B"))
+    sitting = clock.timed("looking", lambda: Sitting.open(number, before, "B"))
     sites = []
     for one in sealed:
         update = clock.timed("opening and averaging", one.admitted)
@@ -123,10 +126,13 @@ def _round(clock: Clock, number: int, sealed: Sequence[Sealed], state: RunState,
     judgement = clock.timed("judging", judged)
     this = Round(number, "ffa", ASKED.aggregation, None, len(sites))
     clock.timed("opening and averaging", lambda: aggregate(this, state, (one.admitted() for one in sealed)))
-    if judgement.accepted is None:
-        raise RuntimeError("honest updates were all rejected: this measures something else")
-    accepted = judgement.accepted
-    clock.timed("learning", lambda: learning.add(number, accepted))
+
+    def learn() -> None:
+        if judgement.accepted is None:
+            raise RuntimeError("honest updates were all rejected: this measures something else")
+        learning.add(number, judgement.accepted)
+
+    clock.timed("learning", learn)
 
 
 def _sealed(schema: AdapterSchema, server: Identity, place: int) -> Sealed:
@@ -150,10 +156,19 @@ def _update(schema: AdapterSchema, seed: int) -> Flat:
     return np.asarray((shared + own) * np.float32(0.005))
 
 
-def _rehearsal(schema: AdapterSchema, state: RunState, count: int) -> Rehearsal:
+def _before(start: Adapter) -> list[Adapter]:
+    """Return what three rounds made of an adapter, it first: each a step in the direction that all have in common."""
+    adapters = [start]
+    for number in range(REMEMBERED):
+        step = _update(start.schema, 10**7 + number)
+        adapters.append(replace(start, b=adapters[-1].b + step))
+    return adapters
+
+
+def _rehearsal(schema: AdapterSchema, before: Sequence[Adapter], count: int) -> Rehearsal:
     rows = {}
     for number in (1, 2):
-        sitting = Sitting.open(number, [state.adapter] * 4, "B", number)
+        sitting = Sitting.open(number, before, "B", number)
         imprints = {
             f"s{place}": sitting.frame.imprint(_update(schema, 1000 * number + place), 100) for place in range(count)
         }

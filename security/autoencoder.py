@@ -110,11 +110,11 @@ class WarmAutoEncoder(AutoEncoder):  # type: ignore[misc]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.random_state)
             super().fit(X)
+        self.evaluating_prepare()
         return self
 
     def decision_function(self, X: Array, batch_size: None = None) -> Array:  # noqa: ARG002
         """Return PyOD's score of rows, float64 ``[n]``, without its loader, which draws from the global generator."""
-        self.evaluating_prepare()
         with torch.no_grad():
             return np.asarray(self.evaluating_forward(torch.from_numpy(X.astype(np.float32))), np.float64)
 
@@ -123,6 +123,7 @@ class WarmAutoEncoder(AutoEncoder):  # type: ignore[misc]
         with torch.random.fork_rng(devices=[]):
             self.feature_size = width
             self.build_model()
+        self.evaluating_prepare()
         return self
 
     @staticmethod

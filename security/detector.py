@@ -38,6 +38,7 @@ from pyod.models.lof import LOF
 from pyod.models.pca import PCA
 from torch import Tensor, from_numpy
 
+from common.quantise import Flat
 from common.settings import DetectorName
 from security.autoencoder import Autoencoders
 from security.conformal import DetectorError, Promise, check_rate, least_rate, p_values, rejected, worst_rate
@@ -280,7 +281,7 @@ class Detector:
         self,
         imprints: Mapping[str, Imprint],
         frame: Frame,
-        past: Sequence[Imprint] = (),
+        past: Sequence[Flat] = (),
         noise: NoiseModel | None = None,
         *,
         alpha: float = FALSE_REJECTIONS,

@@ -18,15 +18,17 @@ its settings say.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from common.quantise import Flat
 from security.admission import Check
 from security.conformal import DetectorError
 from security.detector import FEWEST_SITES, Detector
-from security.features import Frame, Imprint, NoiseModel, RoundFeatures, features_of, unit_samples
+from security.features import Frame, Imprint, NoiseModel, RoundFeatures, features_of, unit
 
 COPY = 1 - 1e-4
 """Cosine from which on two updates are one. Honest ones of kindred sites reach 0.9; int8 rounding costs 1e-5."""
@@ -81,16 +83,23 @@ class Judgement:
     Attributes:
         findings: By site.
         unsure: Why the detector did not judge; empty when it did.
-        accepted: Features of the updates that were neither rejected nor cut down; None when there are none.
     """
 
     findings: Mapping[str, Finding]
-    unsure: str = ""
-    accepted: RoundFeatures | None = field(default=None, repr=False)
+    unsure: str
+    _take: Callable[[], RoundFeatures | None] = field(repr=False, compare=False)
+
+    @cached_property
+    def accepted(self) -> RoundFeatures | None:
+        """Features of the updates that were neither rejected nor cut down; None when there are too few.
+
+        They are taken when they are asked for: to learn from them can wait until the round is closed.
+        """
+        return self._take()
 
     def without(self, sites: Collection[str]) -> Judgement:
         """Return the judgement with some sites' updates no longer among the accepted."""
-        return replace(self, accepted=self.accepted and self.accepted.without(sites))
+        return replace(self, _take=lambda: self.accepted and self.accepted.without(sites))
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Measure:
     noise: NoiseModel | None = None
 
 
-def judge(imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Imprint], by: Measure) -> Judgement:
+def judge(imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Flat], by: Measure) -> Judgement:
     """Return what is done with the updates of a round.
 
     Args:
@@ -126,10 +135,14 @@ def judge(imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Imprint]
     strange, unsure = _strange(left, frame, past, by, features)
     for site, finding in strange.items():  # who is cut down and not strange stays cut down
         found[site] = finding if finding.rejected or found[site].scale == 1.0 else found[site]
-    whole = {site: imprint for site, imprint in imprints.items() if found[site].scale == 1.0}
-    if whole.keys() != left.keys():
-        features = features_of(whole, frame, past, by.noise) if len(whole) >= FEWEST_SITES else None
-    return Judgement({site: found[site] for site in sorted(found)}, unsure, features)
+
+    def accepted() -> RoundFeatures | None:
+        whole = {site: imprint for site, imprint in imprints.items() if found[site].scale == 1.0}
+        if whole.keys() == left.keys():
+            return features
+        return features_of(whole, frame, past, by.noise) if len(whole) >= FEWEST_SITES else None
+
+    return Judgement({site: found[site] for site in sorted(found)}, unsure, accepted)
 
 
 def _left(imprints: Mapping[str, Imprint], found: Mapping[str, Finding]) -> dict[str, Imprint]:
@@ -145,14 +158,14 @@ def _empty(imprints: Mapping[str, Imprint]) -> dict[str, Finding]:
     }
 
 
-def _copies(imprints: Mapping[str, Imprint], past: Sequence[Imprint]) -> dict[str, Finding]:
+def _copies(imprints: Mapping[str, Imprint], past: Sequence[Flat]) -> dict[str, Finding]:
     if not imprints:
         return {}
     found: dict[str, Finding] = {}
-    units = unit_samples(list(imprints.values()))
+    units = np.stack([imprint.unit for imprint in imprints.values()])
     others = units @ units.T > COPY
     np.fill_diagonal(others, val=False)
-    earlier = units @ unit_samples(past).T > COPY if past else np.zeros((len(units), 0), bool)
+    earlier = units @ np.stack([unit(sample) for sample in past]).T > COPY if past else np.zeros((len(units), 0), bool)
     for place, site in enumerate(imprints):
         if others[place].any():
             found[site] = Finding(site, Check.COPY, f"the update of {site} is a copy of another's", 0.0)
@@ -181,7 +194,7 @@ def _large(imprints: Mapping[str, Imprint]) -> dict[str, Finding]:
 
 
 def _strange(
-    imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Imprint], by: Measure, features: RoundFeatures | None
+    imprints: Mapping[str, Imprint], frame: Frame, past: Sequence[Flat], by: Measure, features: RoundFeatures | None
 ) -> tuple[dict[str, Finding], str]:
     """Return the detector's findings, or why there are none."""
     if by.detector is None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from common.adapter_schema import Adapter
 from common.errors import BottegaError, VaultError
+from common.quantise import Flat
 from common.settings import DetectorSettings
 from security.features import Frame, Imprint
 from security.features.imprint import Part
@@ -47,7 +48,7 @@ class Sitting:
         past: What earlier rounds did to the adapter, in this frame, the latest last.
     """
 
-    def __init__(self, number: int, frame: Frame, past: Sequence[Imprint]) -> None:
+    def __init__(self, number: int, frame: Frame, past: Sequence[Flat]) -> None:
         self.number, self.frame, self.past = number, frame, past
         self._imprints: dict[str, Imprint] = {}
 

@@ -13,7 +13,7 @@ coordinate median of the others, and what earlier rounds did.
 """
 
 from security.features.catalogue import FEATURES, Feature
-from security.features.imprint import Frame, Imprint
-from security.features.judged import NoiseModel, RoundFeatures, features_of, unit_samples
+from security.features.imprint import Frame, Imprint, unit
+from security.features.judged import NoiseModel, RoundFeatures, features_of
 
-__all__ = ["FEATURES", "Feature", "Frame", "Imprint", "NoiseModel", "RoundFeatures", "features_of", "unit_samples"]
+__all__ = ["FEATURES", "Feature", "Frame", "Imprint", "NoiseModel", "RoundFeatures", "features_of", "unit"]

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
@@ -68,6 +69,11 @@ class Imprint:
     top: float = field(repr=False)
     rank: float = field(repr=False)
 
+    @cached_property
+    def unit(self) -> Flat:
+        """The sample as a unit vector."""
+        return unit(self.sample)
+
 
 class Frame:
     """How all updates of one round are looked at.
@@ -91,13 +97,9 @@ class Frame:
         chance = np.random.default_rng(seed)
         self._spans = spans(self.schema, part)
         self._places, self.sampled_of = _places(self._spans, sampled, chance)
-        self._signs = [
-            chance.choice(np.array([-1.0, 1.0], np.float32), math.ceil((stop - begin) / BUCKETS))
-            for begin, stop in self._spans
-        ]
-        self._every = max(1, self.size // PROJECTED)
+        self._sketch = _Sketch(self._spans, chance)
         self._spectral = _few(self._spans, 2 * sampled, chance)
-        self._right = [_right(module, part, start, chance) for module in modules]
+        self._right = _rights(start, part, chance)
         self.blocks: NDArray[np.int64] = _blocks(modules)
 
     @property
@@ -126,8 +128,8 @@ class Frame:
             return self._kept(self._sketched(delta), examples)
         return self._kept(delta, examples, known)
 
-    def moves(self, adapters: Sequence[Adapter]) -> list[Imprint]:
-        """Return the imprints of what rounds did to the adapter, in this frame's coordinates.
+    def moves(self, adapters: Sequence[Adapter]) -> list[Flat]:
+        """Return what rounds did to the adapter, as the samples of updates that did it, float32 ``[places]`` each.
 
         Args:
             adapters: What one round after the other ended with, the latest last; A may have been refreshed.
@@ -135,18 +137,32 @@ class Frame:
         Raises:
             AdapterError: They are not of this frame's schema.
         """
-        ends = [self._coordinates(adapter) for adapter in adapters]
-        return [self._kept(after - before, 1) for before, after in pairwise(ends)]
+        turned: list[Flat] = []
+        ends: list[Flat] = []
+        for place, adapter in enumerate(adapters):
+            if not place or adapter.a is not adapters[place - 1].a:  # most rounds leave A as it is
+                turned = self._turned(adapter.a)
+            ends.append(self._sampled(adapter.b, turned))
+        return [after - before for before, after in pairwise(ends)]
 
-    def _coordinates(self, adapter: Adapter) -> Flat:
-        """Return ``B A R`` of every layer, R its right-hand matrix; of cores what stands between the frozen columns."""
-        flat = np.empty(self.size, np.float32)
-        a, b = self.schema.views(adapter.a, "A"), self.schema.views(adapter.b, "B")
+    def _turned(self, a: Flat) -> list[Flat]:
+        """Return ``A R`` of every layer, R its right-hand matrix, float32 ``[rank, rank]`` each."""
+        views = self.schema.views(a, "A")
+        return [_wide(views[m.a.name]) @ right for m, right in zip(self.schema.modules, self._right, strict=True)]
+
+    def _sampled(self, b: Flat, turned: Sequence[Flat]) -> Flat:
+        """Return some coordinates of ``B A R``; of cores, of what stands between the frozen columns."""
+        views = self.schema.views(b, "B")
         columns = orthonormal_b(self.schema) if self._part == "core" else None
-        for layer, (module, (begin, stop)) in enumerate(zip(self.schema.modules, self._spans, strict=True)):
-            product = _matrix(b[module.b.name]) @ (_wide(a[module.a.name]) @ self._right[layer])
-            flat[begin:stop] = (columns[layer].T @ product if columns else product).reshape(-1)
-        return flat
+        kept = []
+        stops = np.cumsum(self.sampled_of)[:-1]
+        for layer, places in enumerate(np.split(self._places, stops)):
+            module, right = self.schema.modules[layer], turned[layer]
+            left = _matrix(views[module.b.name])
+            left = columns[layer].T @ left if columns else left
+            rows, at = np.divmod(places - self._spans[layer][0], right.shape[1])
+            kept.append(np.einsum("pr,pr->p", left[rows], right.T[at]))
+        return np.concatenate(kept)
 
     def _sketched(self, delta: Flat) -> Flat:
         """Return ``((B + dB)(A + dA) - B A) R`` of every layer, R its right-hand matrix."""
@@ -161,13 +177,10 @@ class Frame:
         return flat
 
     def _kept(self, flat: Flat, examples: int, known: NDArray[np.float64] | None = None) -> Imprint:
-        projection = np.zeros(BUCKETS)
-        for layer, (begin, stop) in enumerate(self._spans):
-            _add_projected(projection, flat[begin:stop], self._signs[layer], self._every)
         top, rank = self._spectrum(flat)
         sample = flat[self._places] if len(self._places) < self.size else flat.copy()
         found = energies(flat, self._spans) if known is None else known
-        return Imprint(examples, found, sample, projection, top, rank)
+        return Imprint(examples, found, sample, self._sketch.of(flat), top, rank)
 
     def _spectrum(self, flat: Flat) -> tuple[float, float]:
         tops, ranks, weights = [], [], []
@@ -185,6 +198,38 @@ class Frame:
         if not weights:
             return math.nan, math.nan
         return float(np.average(tops, weights=weights)), float(np.average(ranks, weights=weights))
+
+
+class _Sketch:
+    """A random projection to :data:`BUCKETS` numbers: runs of so many coordinates, each with a random sign, added up.
+
+    Args:
+        spans: Where each layer begins and stops; no run crosses from one into the next.
+        chance: Of the signs.
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, int]], chance: np.random.Generator) -> None:
+        every = max(1, spans[-1][1] // PROJECTED)
+        begins, signs = [], []
+        self._rests: list[tuple[int, int, np.float32]] = []
+        for begin, stop in spans:
+            drawn = chance.choice(np.array([-1.0, 1.0], np.float32), math.ceil((stop - begin) / BUCKETS))
+            whole = (stop - begin) // BUCKETS
+            begins.append(begin + BUCKETS * np.arange(0, whole, every))
+            signs.append(drawn[:whole:every])
+            if begin + BUCKETS * whole < stop:
+                self._rests.append((begin + BUCKETS * whole, stop, drawn[whole]))
+        self._begins, self._signs = np.concatenate(begins), np.concatenate(signs)
+
+    def of(self, flat: Flat) -> NDArray[np.float64]:
+        """Return the projection, float64 ``[BUCKETS]``."""
+        projection = np.zeros(BUCKETS)
+        if len(self._begins):
+            runs = np.lib.stride_tricks.sliding_window_view(flat, BUCKETS)[self._begins]
+            projection += self._signs @ runs
+        for begin, stop, sign in self._rests:
+            projection[: stop - begin] += sign * flat[begin:stop]
+        return projection
 
 
 def spans(schema: AdapterSchema, part: Part) -> list[tuple[int, int]]:
@@ -217,26 +262,27 @@ def _few(spans: Sequence[tuple[int, int]], most: int, chance: np.random.Generato
     return sorted(chosen)
 
 
-def _right(module: LoraModule, part: Part, start: Adapter, chance: np.random.Generator) -> NDArray[np.float32]:
-    """Return what products of a layer are multiplied by, float32 [columns, rank]."""
+def unit(sample: Flat) -> Flat:
+    """Return a sample as a unit vector, float32 ``[places]``; zeros stay zeros."""
+    # By the largest first: the square of a tiny number is 0 in float32.
+    scaled = sample / (np.float32(np.abs(sample).max(initial=0.0)) or np.float32(1))
+    return np.asarray(scaled / (np.linalg.norm(scaled) or np.float32(1)))
+
+
+def _rights(start: Adapter, part: Part, chance: np.random.Generator) -> list[NDArray[np.float32]]:
+    """Return what the products of each layer are multiplied by, float32 ``[columns, rank]``."""
+    modules = start.schema.modules
     if part != "both":
-        return np.ascontiguousarray(_wide(start.schema.views(start.a, "A")[module.a.name]).T)
-    drawn = chance.standard_normal((module.columns, module.rank), np.float32)
-    return np.asarray(drawn / np.float32(math.sqrt(module.rank)))
+        views = start.schema.views(start.a, "A")
+        return [_wide(views[module.a.name]).T for module in modules]
+    drawn = [chance.standard_normal((module.columns, module.rank), np.float32) for module in modules]
+    return [one / np.float32(math.sqrt(one.shape[1])) for one in drawn]
 
 
 def _blocks(modules: Sequence[LoraModule]) -> NDArray[np.int64]:
     """Return 0, 1 or 2 for each layer: early, middle or late; by thirds where names do not say it."""
     known = [_PREFIXES.get(module.name.split(".")[0]) for module in modules]
     return np.array([3 * i // len(known) if k is None else k for i, k in enumerate(known)], np.int64)
-
-
-def _add_projected(projection: NDArray[np.float64], numbers: Flat, signs: NDArray[np.float32], every: int) -> None:
-    rows, rest = divmod(len(numbers), BUCKETS)
-    if rows:
-        projection += signs[:rows:every] @ numbers[: rows * BUCKETS].reshape(rows, BUCKETS)[::every]
-    if rest:
-        projection[:rest] += signs[rows] * numbers[rows * BUCKETS :]
 
 
 def _matrix(b: Flat) -> Flat:
@@ -247,4 +293,4 @@ def _wide(a: Flat) -> Flat:
     return a.reshape(a.shape[0], -1)
 
 
-__all__ = ["BLOCKS", "BUCKETS", "SAMPLED", "Frame", "Imprint", "Part", "spans"]
+__all__ = ["BLOCKS", "BUCKETS", "SAMPLED", "Frame", "Imprint", "Part", "spans", "unit"]

@@ -42,9 +42,9 @@ def updates(seed: int) -> list[Flat]:
     return [np.asarray(0.01 * size * one, np.float32) for size, one in zip(sizes, own, strict=True)]
 
 
-def looked_at(of: list[Flat], seed: int) -> tuple[dict[str, Imprint], Frame, list[Imprint]]:
+def looked_at(of: list[Flat], seed: int) -> tuple[dict[str, Imprint], Frame, list[Flat]]:
     frame = Frame(START, "B", seed)
-    past = [frame.imprint(np.mean(updates(10_000 + seed + k), axis=0), 1) for k in range(3)]
+    past = [frame.imprint(np.mean(updates(10_000 + seed + k), axis=0), 1).sample for k in range(3)]
     return {site: frame.imprint(one, 40) for site, one in zip(SITES, of, strict=False)}, frame, past
 
 

@@ -23,7 +23,8 @@ from common.quantise import Flat
 from common.settings import RunSettings, TrainingSettings
 from deploy.simulation import SimulatedSite, Simulation
 from security.conformal import DetectorError
-from security.features import FEATURES, Frame, Imprint, NoiseModel, RoundFeatures, features_of
+from security.features import FEATURES, Frame, NoiseModel, RoundFeatures, features_of
+from security.features.imprint import Part
 from security.features.judged import others_median
 from server.refactor import refresh
 
@@ -58,7 +59,7 @@ def honest(count: int = 10, seed: int = 0, size: int = SIZE) -> list[Flat]:
 
 
 def judged(
-    updates: list[Flat], past: list[Imprint] | None = None, noise: NoiseModel | None = None, examples: int = 50
+    updates: list[Flat], past: list[Flat] | None = None, noise: NoiseModel | None = None, examples: int = 50
 ) -> RoundFeatures:
     imprints = {site: FRAME.imprint(update, examples) for site, update in zip(SITES, updates, strict=False)}
     return features_of(imprints, FRAME, past or [], noise)
@@ -86,7 +87,7 @@ def test_every_feature_has_a_name_and_words_of_its_own() -> None:
 @given(st.integers(-40, 40).map(lambda power: 10.0 ** (power / 4)), st.integers(0, 3))
 def test_all_updates_times_a_constant_have_the_same_features(constant: float, seed: int) -> None:
     updates = honest(seed=seed)
-    past = [FRAME.imprint(honest(1, 77)[0], 1)]
+    past = [FRAME.imprint(honest(1, 77)[0], 1).sample]
     times = [(update * np.float32(constant)) for update in updates]
     plain = judged(updates, past, NoiseModel(0.03, SIZE))
     scaled = judged(times, past, NoiseModel(0.03 * constant, SIZE))
@@ -176,10 +177,33 @@ def test_what_a_round_did_is_seen_alike_before_and_after_a_is_refreshed() -> Non
     refreshed = refresh(after).adapter
     assert refreshed.a.tobytes() != after.a.tobytes()
     plain, turned = FRAME.moves([before, after])[0], FRAME.moves([before, refreshed])[0]
-    np.testing.assert_allclose(turned.sample, plain.sample, atol=1e-4)
-    np.testing.assert_allclose(plain.sample, honest(1, 8)[0][FRAME._places], atol=1e-4)
+    np.testing.assert_allclose(turned, plain, atol=1e-4)
+    np.testing.assert_allclose(plain, honest(1, 8)[0][FRAME._places], atol=1e-4)
     later = Frame(refreshed, "B", seed=9)
-    assert later.moves([before, after])[0].energies.sum() == pytest.approx(plain.energies.sum(), rel=1e-3)
+    assert np.linalg.norm(later.moves([before, after])[0]) == pytest.approx(np.linalg.norm(plain), rel=1e-3)
+
+
+@pytest.mark.parametrize("part", ["B", "both"])
+def test_what_rounds_did_is_sampled_where_updates_are(part: Part) -> None:
+    chance = np.random.default_rng(13)
+    adapters = [start()]
+    for moves_a in (False, False, True):
+        a, b = adapters[-1].a, adapters[-1].b + honest(1, len(adapters))[0]
+        turn = 0.1 * chance.standard_normal(len(a)).astype(np.float32) if moves_a else np.float32(0)
+        adapters.append(Adapter(SCHEMA, a + turn, b))
+    few = Frame(adapters[2], part, seed=5, sampled=SIZE // 4)
+    moved = few.moves(adapters)
+    for before, after, seen in zip(adapters, adapters[1:], moved, strict=False):
+        whole = []
+        ends = [(SCHEMA.views(one.a, "A"), SCHEMA.views(one.b, "B")) for one in (before, after)]
+        for module, right in zip(SCHEMA.modules, few._right, strict=True):
+            old, new = (_product(b[module.b.name], a[module.a.name]) @ right for a, b in ends)
+            whole.append((new - old).reshape(-1))
+        np.testing.assert_allclose(seen, np.concatenate(whole)[few._places], atol=1e-4)
+
+
+def _product(b: Flat, a: Flat) -> Flat:
+    return b.reshape(len(b), -1) @ a.reshape(len(a), -1)
 
 
 def test_a_core_is_looked_at_as_the_product_that_it_makes() -> None:
@@ -189,7 +213,7 @@ def test_a_core_is_looked_at_as_the_product_that_it_makes() -> None:
     imprint = frame.imprint(core, 1)
     np.testing.assert_allclose(imprint.energies, FRAME.imprint(lifted, 1).energies, rtol=1e-4)
     moved = frame.moves([begun, Adapter(SCHEMA, begun.a, begun.b + lifted)])[0]
-    np.testing.assert_allclose(moved.sample, imprint.sample, atol=1e-4)
+    np.testing.assert_allclose(moved, imprint.sample, atol=1e-4)
 
 
 def test_a_sample_of_each_layer_stands_for_it() -> None:
@@ -247,7 +271,7 @@ def test_copies_are_seen_and_kindred_updates_are_not_taken_for_them() -> None:
 
 def test_what_the_last_round_did_is_recognised() -> None:
     updates, before = honest(), honest(1, 99)[0]
-    past = [FRAME.imprint(honest(1, 98)[0], 1), FRAME.imprint(before, 1)]
+    past = [FRAME.imprint(one, 1).sample for one in (honest(1, 98)[0], before)]
     of = judged([*updates[:-2], before * np.float32(0.5), -before], past)
     assert column(of, "past.last")[-2:] == pytest.approx([1, -1], abs=1e-4)
     assert column(of, "past.copy")[-2:] == pytest.approx([5, 0], abs=0.1)
@@ -309,7 +333,7 @@ NOTHING = np.zeros(SIZE, np.float32)
     ids=["all zero", "one, zero", "one", "two", "all identical", "one not zero", "three"],
 )
 def test_odd_rounds_have_features_too(updates: list[Flat]) -> None:
-    of = judged(updates, [FRAME.imprint(NOTHING, 1)], NoiseModel(0.03, SIZE))
+    of = judged(updates, [FRAME.imprint(NOTHING, 1).sample], NoiseModel(0.03, SIZE))
     assert of.values.shape == of.standardised.shape == (len(updates), len(FEATURES))
     assert not np.isinf(of.values).any()
     assert not np.isinf(of.standardised).any()

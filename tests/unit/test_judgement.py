@@ -35,7 +35,7 @@ def imprints(updates: dict[str, Flat], frame: Frame = FRAME) -> dict[str, Imprin
     return {name: frame.imprint(update, 10) for name, update in updates.items()}
 
 
-def judged(updates: dict[str, Flat], past: tuple[Imprint, ...] = (), by: Measure = NOBODY) -> Judgement:
+def judged(updates: dict[str, Flat], past: tuple[Flat, ...] = (), by: Measure = NOBODY) -> Judgement:
     return judge(imprints(updates), FRAME, past, by)
 
 
@@ -77,7 +77,7 @@ def test_copies_are_rejected_also_when_one_is_larger() -> None:
 
 def test_what_an_earlier_round_did_is_no_update() -> None:
     before = honest(1, seed=5)["s0"]
-    judgement = judged({**honest(), "rider": before * np.float32(0.9)}, (FRAME.imprint(before, 1),))
+    judgement = judged({**honest(), "rider": before * np.float32(0.9)}, (FRAME.imprint(before, 1).sample,))
     assert outcomes(judgement) == {"rider": ("rejected", "copy")}
     assert judgement.findings["rider"].words == "the update of rider is what an earlier round did"
 
