@@ -7,6 +7,7 @@ out or converted is counted under the slugs of :mod:`client.reasons`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zlib
 from collections import Counter
@@ -64,6 +65,12 @@ class Drawing:
     drawer: str | None = field(repr=False)
     size: int
     packed: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, pixels: Pixels, caption: str) -> Drawing:
+        """Return the drawing that these pixels are, uint8 RGB ``[size, size, 3]``, at their own size."""
+        flat = pixels.tobytes()
+        return cls(hashlib.sha256(flat).hexdigest(), caption, None, len(pixels), zlib.compress(flat, _PACKING_LEVEL))
 
     @property
     def pixels(self) -> Pixels:

@@ -20,18 +20,16 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from client.coordinates import Coordinates, coordinates_of
 from client.dataset import TrainingSet
+from client.per_drawing import forget, per_drawing_gradients, rows_of
 from client.training import TrainingResult, example_losses
 from client.units import Unit
 from common.adapter_schema import Adapter
@@ -141,24 +139,6 @@ def poisson_sample(count: int, rate: float, source: NoiseSource) -> Tensor:
     return torch.from_numpy(np.flatnonzero(source.uniforms(count) <= rate))
 
 
-@contextmanager
-def per_drawing_gradients(unet: nn.Module) -> Iterator[None]:
-    """Have a backward pass leave in each trained parameter's ``grad_sample`` one gradient a row of the batch."""
-    # The factors' own layers alone: to hook and unhook the whole U-Net took a tenth of a round of few steps.
-    layers = nn.ModuleList(module for module in unet.modules() if _is_trained(module))
-    hooked = GradSampleModule(layers, batch_first=True, loss_reduction="sum", strict=False)
-    unet.train()  # Opacus records activations in training mode alone
-    try:
-        yield
-    finally:
-        hooked.remove_hooks()
-        for parameter in layers.parameters():
-            parameter.grad = None
-            if hasattr(parameter, "grad_sample"):
-                del parameter.grad_sample
-        unet.eval()
-
-
 def _clipped(
     base: Base,
     coordinates: Coordinates,
@@ -201,14 +181,11 @@ def _gradients(
     draws, wanted, missing = mechanism.multiplicity, len(few), mechanism.at_once - len(few)
     each = [_drawn(base, data, rows, seed, settings, draws) for rows, seed in zip(few, seeds, strict=True)]
     latents, words, noise, t = (torch.cat(parts) for parts in zip(*each, *[each[0]] * missing, strict=True))
-    _forget(parameters)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Full backward hook", UserWarning)  # Opacus' own, and as they should be
-        example_losses(base, latents, words, noise, t).sum().backward()
-    # Opacus keeps them as an attribute that no type knows of.
+    forget(parameters)
+    example_losses(base, latents, words, noise, t).sum().backward()
     own = slice(wanted * draws)
-    rows = torch.cat([_of(p)[own].reshape(wanted * draws, -1).float().cpu() for p in parameters], dim=1)
-    _forget(parameters)
+    rows = torch.cat([rows_of(p)[own].reshape(wanted * draws, -1).float().cpu() for p in parameters], dim=1)
+    forget(parameters)
     return rows.reshape(wanted, draws, -1).mean(1)
 
 
@@ -227,22 +204,6 @@ def _drawn(
     most = int(base.schedule.config.num_train_timesteps)
     spread = (torch.arange(draws) + torch.rand(draws, generator=chance)) / draws
     return latents, words, noise, (spread * most).long().clamp_(max=most - 1)
-
-
-def _is_trained(module: nn.Module) -> bool:
-    """Whether the module itself, not one inside it, holds what is trained."""
-    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-
-
-def _of(parameter: nn.Parameter) -> Tensor:
-    rows: Tensor = vars(parameter)["grad_sample"]
-    return rows
-
-
-def _forget(parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
-        vars(parameter)["grad_sample"] = None
 
 
 def _set_gradients(parameters: list[nn.Parameter], flat: Tensor) -> None:

@@ -153,15 +153,23 @@ def example_losses(base: Base, latents: Tensor, words: Tensor, noise: Tensor, t:
     return F.mse_loss(guess.float(), target.float(), reduction="none").mean((1, 2, 3))
 
 
-@torch.no_grad()
 def held_out_loss(base: Base, adapter: Adapter | None, data: TrainingSet, settings: TrainingSettings) -> float:
-    """Return the mean loss on the held-out drawings, on noise and timesteps that never change.
+    """Return the mean loss on the held-out drawings; see :func:`held_out_losses`."""
+    return float(held_out_losses(base, adapter, data, settings).mean())
+
+
+@torch.no_grad()
+def held_out_losses(base: Base, adapter: Adapter | None, data: TrainingSet, settings: TrainingSettings) -> Tensor:
+    """Return the loss on each held-out drawing, on noise and timesteps that never change.
 
     Args:
         base: The base; LoRA attached when ``adapter`` is given.
         adapter: The factors to measure; the U-Net is taken as it is when left out.
         data: The held-out latents and captions.
         settings: How many drawings and draws.
+
+    Returns:
+        float32 ``[draws, drawings]``.
 
     Raises:
         TrainingError: There is no held-out drawing.
@@ -179,4 +187,4 @@ def held_out_loss(base: Base, adapter: Adapter | None, data: TrainingSet, settin
     latents, words = data.first_view(index), data.text(index, torch.zeros(len(index), dtype=torch.bool))
     noise = torch.randn(latents.shape, generator=chance)
     parts = zip(*(x.split(32) for x in (latents, words, noise, t)), strict=True)
-    return float(torch.cat([example_losses(base, *part) for part in parts]).mean())
+    return torch.cat([example_losses(base, *part) for part in parts]).reshape(settings.held_out_draws, len(few))

@@ -143,6 +143,10 @@ class ServerHome:
         """Return the picture that was drawn with the adapter of a round, PNG."""
         return self.pictures(run) / f"round-{number:04d}.png"
 
+    def check_picture(self, run: str, number: int) -> Path:
+        """Return the picture of the fixed prompts, without and with the adapter of a round, PNG."""
+        return self.pictures(run) / f"check-{number:04d}.png"
+
     def spool(self, run: str, number: int) -> Path:
         """Return the folder where a round's sealed answers wait for its close."""
         return self.round(run, number) / "spool"

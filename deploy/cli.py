@@ -42,7 +42,9 @@ def main() -> None:
 def _add_groups() -> None:
     from client.cli import data_app, site_app
     from client.cli_member import member_app
+    from deploy.commands.check import check_run
     from deploy.commands.draw_rounds import draw_run
+    from deploy.commands.export import export_run
     from deploy.commands.rehearse import rehearse_run
     from server.cli import run_app, server_app
 
@@ -50,6 +52,8 @@ def _add_groups() -> None:
     app.add_typer(site_app, name="site")
     run_app.command("rehearse")(rehearse_run)
     run_app.command("draw")(draw_run)
+    run_app.command("check")(check_run)
+    run_app.command("export")(export_run)
     app.add_typer(run_app, name="run")
     app.add_typer(member_app, name="member")
     app.add_typer(data_app, name="data")

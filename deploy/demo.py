@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from common.errors import DrawingsError, RunError
 from common.export import read_adapter
 from common.interrupts import Interrupts
 from common.models import Base, attach_lora, load_adapter, load_base
+from common.procedural import STUDIOS
 from common.processes import Supervisor
 from common.sampling import sample
 from common.settings import RunSettings, read_toml
@@ -29,10 +31,12 @@ from deploy.federation import Premises, prepare, start_server, start_sites, tear
 from deploy.measuring import loss_curves
 from deploy.montage import write_montage
 from deploy.progress import Progress
+from deploy.releasing import check_round
 from deploy.report import SiteGallery, write_report
-from deploy.studios import StudioFolder, find_studios, make_studios, make_vandal
+from deploy.studios import StudioFolder, find_studios, make_studios, make_vandal, public_like_studios
 from deploy.vandal import check_attack
 from security.run_order import read_order
+from server.consent import against_release
 from server.house import open_house
 from server.planning import start_run
 from server.release import release
@@ -105,7 +109,7 @@ def run_demo(settings: DemoSettings, progress: Progress, interrupts: Interrupts)
             run = start_run(premises.server, settings.run)
             _watched(premises, supervisor, run, progress)
     with clock.stage("drawing with the federation's adapter"):
-        adapter = _released(premises, run)
+        adapter = _released(premises, run, settings)
         attach_lora(base.unet, settings.run.lora)
         load_adapter(base.unet, read_adapter(adapter))
         after = _samples(base, drawings, settings.seed)
@@ -218,10 +222,17 @@ def _watched(premises: Premises, supervisor: Supervisor, run: str, progress: Pro
         raise RunError(f"the run {row.status}: {row.error}", advice=f"The logs are in {premises.root}.")
 
 
-def _released(premises: Premises, run: str) -> Path:
-    """Release the last round's adapter beside the report and return its weights file."""
+def _released(premises: Premises, run: str, settings: DemoSettings) -> Path:
+    """Check the last round's adapter, release it beside the report, and return its weights file.
+
+    A demo shows what came of it, good or bad, and what is shown stays with whoever asked for it.
+    """
+    house = open_house(premises.server)
+    alike = None if settings.data else partial(public_like_studios, settings.sites or len(STUDIOS))
     with Store(premises.server.database) as store:
-        return release(open_house(premises.server), store, run, premises.root / "adapter").weights
+        check_round(house, store, run, alike=alike)
+        why = "a demo, to see what came of it" if against_release(store, run, store.last_closed(run)) else ""
+        return release(house, store, run, premises.root / "adapter", despite=why).weights
 
 
 def rounds(store: Store, run: str) -> list[dict[str, Any]]:

@@ -81,6 +81,7 @@ def evidence_of(record: Record, run: str, now: float | None = None) -> dict[str,
         "matrix": _matrix(told),
         "left_out": _left_out(told),
         "updates": _updates(told),
+        "checks": [{"at": one.at, "words": in_words(one)} for one in told.checks],
         "releases": [
             {"round": one.round, "at": one.at, "by": short(one.by), "adapter": one.adapter, "despite": one.despite}
             for one in told.releases

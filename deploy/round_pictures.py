@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.errors import BaseModelError, HomeError, RunError
-from common.models import Base, attach_lora, load_adapter
+from common.errors import HomeError, RunError
+from common.models import Base, load_adapter
 from common.sampling import sample
 from security.files import replace
 from security.run_order import RunOrder
@@ -43,7 +43,7 @@ def draw_rounds(
     Args:
         house: The server's.
         order: The run's.
-        base: The run's; it carries the last of the adapters afterwards.
+        base: The run's, LoRA attached; it carries the last of the adapters afterwards.
         numbers: The rounds.
         prompts: At least one.
         seed: The noise of prompt ``i`` is that of ``seed + i``.
@@ -55,22 +55,16 @@ def draw_rounds(
         The files, in the order of ``numbers``.
 
     Raises:
-        BaseModelError: The base is not the run's.
         HomeError: A picture cannot be written.
         VaultError: The adapter of a round is missing or was changed.
     """
-    if base.digest != order.base_digest:
-        raise BaseModelError(
-            "this is not the base that the run trains on", got=base.digest[:16], expected=order.base_digest[:16]
-        )
-    attach_lora(base.unet, order.settings.lora)
     states = RunStates(house.home, order.run, house.keys.vault)
     files = []
     for number in numbers:
         load_adapter(base.unet, states.load(number, order.schema).adapter)
         drawn = sample(base, prompts, seed=seed, steps=steps, guidance=guidance)
         file = house.home.picture(order.run, number)
-        _write(file, drawn)
+        write_picture(file, np.hstack(list(drawn)))
         files.append(file)
         seen(number)
     return files
@@ -89,9 +83,14 @@ def closed_rounds(closed: Sequence[int], wanted: Sequence[int]) -> list[int]:
     return sorted(set(wanted)) or list(closed)
 
 
-def _write(file: Path, drawn: NDArray[np.uint8]) -> None:
+def write_picture(file: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture into a run's folder, uint8 ``[h, w, 3]``; an earlier one gives way.
+
+    Raises:
+        HomeError: It cannot be written.
+    """
     png = io.BytesIO()
-    Image.fromarray(np.hstack(list(drawn))).save(png, "PNG", optimize=True)
+    Image.fromarray(picture).save(png, "PNG", optimize=True)
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as cause:

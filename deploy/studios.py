@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from client.drawings import Drawing
 from common.errors import DrawingsError
 from common.procedural import STUDIOS, Studio, studio_drawings
 
@@ -16,6 +17,12 @@ DRAWINGS_EACH = 400
 """Enough that noise which hides any one of them leaves what they have in common."""
 
 VANDALS_DRAWINGS = 200
+
+PUBLIC = 64
+"""Public drawings like the studios', to check an adapter on."""
+
+PUBLIC_SEED = 20_261_127
+"""No demo is likely to be run with it."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,13 @@ def make_vandal(target: Path, name: str, seed: int) -> StudioFolder:
     """Draw what a hostile studio trains on, in the style and of the subjects of the first procedural studio."""
     model = next(iter(STUDIOS.values()))
     return StudioFolder(name, _drawn(replace(model, name=name), target / name, seed + 1, VANDALS_DRAWINGS))
+
+
+def public_like_studios(count: int, pixels: int) -> list[Drawing]:
+    """Return drawings like those of the first ``count`` procedural studios that are in none of their folders."""
+    chosen = list(STUDIOS.values())[:count]
+    each = [studio_drawings(studio, PUBLIC // count, PUBLIC_SEED, size=pixels) for studio in chosen]
+    return [Drawing.of(d.picture, d.caption) for own in each for d in own]
 
 
 def find_studios(data: Path, most: int | None) -> list[StudioFolder]:

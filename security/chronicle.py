@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from security.entries import (
+    Checked,
     Denied,
     Entry,
     Founded,
@@ -90,6 +91,7 @@ class RunStory:
         ended: Its end; None while it runs, or when it was cut off.
         resumed: How often it went on after a stop.
         rounds: By number.
+        checks: On public drawings, in order.
         releases: In order.
     """
 
@@ -98,6 +100,7 @@ class RunStory:
     ended: RunEnded | None = None
     resumed: int = 0
     rounds: dict[int, RoundStory] = field(default_factory=dict)
+    checks: list[Checked] = field(default_factory=list)
     releases: list[Released] = field(default_factory=list)
 
     @property
@@ -217,6 +220,8 @@ class Chronicle:
             return False
         if isinstance(entry, RunEnded):
             story.ended = entry
+        elif isinstance(entry, Checked):
+            story.checks.append(entry)
         elif isinstance(entry, Released):
             story.releases.append(entry)
         elif isinstance(entry, RoundOpened):

@@ -213,12 +213,14 @@ class Detector:
         nothing = np.empty(0)
         bare = cls(kind, seed, middle, spread, nothing, nothing, nothing, learned)
         forward = simulated.values[:, _FORWARD]
-        return replace(
+        ready = replace(
             bare,
             _simulated=bare.scores(simulated.calibrating),
             _accepted=bare.scores(accepted.calibrating),
             _forward=forward[~np.isnan(forward)],
         )
+        vars(ready)["_model"] = bare._model  # made already, to score what calibrates it
+        return ready
 
     @property
     def calibrated(self) -> int:
@@ -261,14 +263,13 @@ class Detector:
         if least_rate(len(self._accepted), promise, count) <= alpha:
             p = np.maximum(p, p_values(self._accepted, scores))
         backward = self._backward(features.standardised[:, _FORWARD])
-        out, against = rejected(p, alpha, promise), rejected(backward, alpha, promise)
+        against = rejected(backward, alpha, promise)
+        strange = np.flatnonzero(rejected(p, alpha, promise) | against).tolist()
+        reasons = dict(zip(strange, self._reasons(features.standardised[strange], against[strange]), strict=True))
         return tuple(
-            Verdict(
-                site, float(scores[i]), float(p[i]), float(backward[i]), bool(out[i] or against[i]),
-                self._reasons(features.standardised[i], against=bool(against[i])) if out[i] or against[i] else (),
-            )
+            Verdict(site, float(scores[i]), float(p[i]), float(backward[i]), i in reasons, reasons.get(i, ()))
             for i, site in enumerate(features.sites)
-        )  # fmt: skip
+        )
 
     def _backward(self, forward: Array) -> Array:
         """Return the p-values of going against the last rounds, float64 ``[sites]``."""
@@ -370,27 +371,32 @@ class Detector:
             return np.array([float(self._model.decision_function(row[None])[0]) for row in rows])
         return np.asarray(self._model.decision_function(rows), np.float64)
 
-    def _reasons(self, row: Array, *, against: bool) -> tuple[Reason, ...]:
-        """Return the features that would make an update strangest if each were all that is odd about it.
+    def _reasons(self, rows: Array, against: NDArray[np.bool_]) -> list[tuple[Reason, ...]]:
+        """Return, for each update, the features that would make it strangest if each were all that is odd about it.
 
         Where an update goes against the last rounds, that comes first.
 
         Each is tried alone, the others in their middle: features that hang together would hide each other otherwise.
         """
-        scaled = _scaled(_tamed(row), self._middle, self._spread)
-        trials = np.zeros((len(FEATURES) + 1, len(FEATURES)))
-        np.fill_diagonal(trials, scaled)
-        scores = self._scored(trials)
-        rise = scores[:-1] - scores[-1]
-        rise[_FORWARD] = np.inf if against else rise[_FORWARD]
-        strongest = [i for i in np.argsort(-rise, kind="stable")[:REASONS].tolist() if rise[i] > 0]
-        return tuple(
-            Reason(FEATURES[i].name, FEATURES[i].high if scaled[i] > 0 else FEATURES[i].low, float(row[i]))
-            for i in strongest
-        )
+        scaled = _scaled(_tamed(rows), self._middle, self._spread)
+        count = len(FEATURES)
+        trials = np.zeros((len(rows), count + 1, count))
+        trials[:, range(count), range(count)] = scaled
+        scores = self._scored(trials.reshape(-1, count)).reshape(len(rows), count + 1)
+        rises = scores[:, :-1] - scores[:, -1:]
+        rises[against, _FORWARD] = np.inf
+        return [_strongest(*one) for one in zip(rows, scaled, rises, strict=True)]
 
 
 _NAMES = [feature.name for feature in FEATURES]
+
+
+def _strongest(row: Array, scaled: Array, rises: Array) -> tuple[Reason, ...]:
+    strongest = [i for i in np.argsort(-rises, kind="stable")[:REASONS].tolist() if rises[i] > 0]
+    return tuple(
+        Reason(FEATURES[i].name, FEATURES[i].high if scaled[i] > 0 else FEATURES[i].low, float(row[i]))
+        for i in strongest
+    )
 
 
 def _tamed(rows: Array) -> Array:

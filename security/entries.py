@@ -235,6 +235,31 @@ class TakenBack(_Entry):
     reason: Words
 
 
+class Checked(_Entry):
+    """An adapter was tried on public drawings, at no site."""
+
+    kind: Literal["checked"] = "checked"
+    run: RunId
+    round: Number
+    adapter: Digest  # as a file
+    by: Member
+    drawings: Number  # how many
+    of: Digest  # of the drawings and their captions
+    alike: bool  # whether they are said to be like the sites' own; else they are procedural
+    before: Real  # mean loss of the bare base
+    after: Real  # with the adapter
+    margin: Real  # how far the share by which it changed may be off (one-sided, 95 %)
+    worse: bool  # and so it stands against a release
+
+    def words(self) -> str:
+        """Return what was found, without a full stop."""
+        which = "public drawings like the sites' own" if self.alike else "procedural drawings"
+        good = "does better" if self.alike else "does not do far worse"
+        bad = "does not surely do better" if self.alike else "does far worse"
+        change = f"{self.after / self.before - 1:+.0%} loss, within {self.margin:.0%}"
+        return f"on {self.drawings} {which} it {bad if self.worse else good} than the bare base ({change})"
+
+
 class Released(_Entry):
     """An adapter became a file that anybody may be given."""
 
@@ -257,7 +282,7 @@ class Reinstated(_Entry):
 
 Entry: TypeAlias = (
     Founded | Invited | Denied | Joined | Rotated | Revoked | RosterSigned | Restored | RunStarted | RunEnded
-    | RoundOpened | Update | RoundClosed | TakenBack | Released | Reinstated
+    | RoundOpened | Update | RoundClosed | TakenBack | Checked | Released | Reinstated
 )  # fmt: skip
 
 E = TypeVar("E", bound=_Entry)

@@ -139,51 +139,6 @@ def watch_run(run: Run, home: Home = Path("server"), json_: Json = False) -> Non
             raise typer.Exit(0 if shown.run.status == "finished" else 1)
 
 
-@run_app.command("export")
-def export_run(
-    run: Run,
-    folder: Annotated[Path | None, typer.Argument(help="A new folder; adapter-RUN when left out.")] = None,
-    number: Annotated[int | None, typer.Option("--round", help="Which round's; the last when left out.")] = None,
-    despite: Annotated[
-        str, typer.Option(help="Why, although a site objects or has not looked; recorded, and in the manifest.")
-    ] = "",
-    named: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--named", help="A site that agreed to be named in the manifest; may be given again.", metavar="SITE"
-        ),
-    ] = None,
-    home: Annotated[Path, typer.Option(help="The server's home folder.")] = Path("server"),
-    json_: Json = False,
-) -> None:
-    """Release the adapter of a run: write it as files that diffusers, ComfyUI and others read.
-
-    Until then it lies encrypted in the server's home. Whoever has the files has what the sites' drawings taught it, so
-    each site that taught it is asked for a last look at the end of a run, and may object.
-
-    Beside it lies a signed manifest of what it was made of (`bottega adapter show`). It gives sites pseudonyms, but for
-    those that agreed to be named.
-    """
-    from common.paths import ServerHome
-    from security.manifest import MANIFEST, VKEY
-    from server.house import open_house
-    from server.release import release
-    from server.store import Store
-
-    house = open_house(ServerHome(home.absolute()))
-    with Store(house.home.database) as store:
-        told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number, despite, named or [])
-    key = (told.weights.parent / VKEY).read_text("utf-8").strip()
-    if json_:
-        facts = {"run": run, "round": told.number, "sha256": told.digest, "weights": str(told.weights)}
-        typer.echo(json.dumps({**facts, "manifest": str(told.weights.parent / MANIFEST), "key": key}))
-        return
-    typer.echo(f"round {told.number} of run {run} is in {told.weights.parent}\nsha256 {told.digest}")
-    typer.echo("whoever has it can check it with the federation's key, told by another way than the files:", err=True)
-    typer.echo(f"  bottega adapter verify {told.weights.parent} --key {key}", err=True)
-    typer.echo(f"\nNext: bottega draw --adapter {told.weights.parent} --prompt TEXT", err=True)
-
-
 @run_app.command("stop")
 def stop_run(run: Run, home: Home = Path("server")) -> None:
     """Stop a run. The rounds that have closed stay."""

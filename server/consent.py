@@ -1,7 +1,8 @@
-"""What stands against the release of an adapter: sites that taught it and object, or were not there to look at it.
+"""What stands against the release of an adapter: public drawings that it draws worse, and sites that do not consent.
 
-After its last round of training a run asks each site for a last look at the adapter (``client/final_look.py`` says what
-a site looks for). A site that did not answer may have objected, so no answer is no consent.
+Before a release the adapter is tried on public drawings (``deploy/public_check.py``); one that was not tried may be
+harmed. After its last round of training a run asks each site for a last look at the adapter (``client/final_look.py``
+says what a site looks for). A site that did not answer may have objected, so no answer is no consent.
 """
 
 from __future__ import annotations
@@ -30,13 +31,27 @@ def taught_by(store: Store, run: str, number: int) -> list[str]:
 
 
 def against_release(store: Store, run: str, number: int) -> list[str]:
-    """Return what stands against releasing the adapter of a round, in words; nothing when all who taught it looked.
+    """Return what stands against releasing the adapter of a round, in words; nothing when it was tried and all looked.
 
     Args:
         store: Of the server.
         run: The run's id.
         number: The round whose adapter it is.
     """
+    return [*_against_by_check(store, run, number), *_against_by_sites(store, run, number)]
+
+
+def _against_by_check(store: Store, run: str, number: int) -> list[str]:
+    digest = {row.round: row.adapter_digest for row in store.rounds(run)}.get(number)
+    check = store.check(run, number)
+    if check is None or check.adapter != digest:
+        return ["it was not checked on public drawings"]
+    if check.worse:
+        return [check.words()]
+    return []
+
+
+def _against_by_sites(store: Store, run: str, number: int) -> list[str]:
     rounds = store.rounds(run)
     taught = taught_by(store, run, number)
     look = next((row for row in rounds if row.work == "evaluate" and row.closed_at is not None), None)

@@ -64,12 +64,12 @@ def release(
         VaultError: The round's state is missing, or was changed.
         HomeError: There is something in the folder, or it cannot be written; then nothing is left there.
     """
-    row = _wanted(store, run, number)
+    row = closed_round(store, run, number)
     if (against := against_release(store, run, row.round)) and not despite.strip():
         raise RunError(
             "this adapter is not to be released as it is", got="; ".join(against),
-            expected="every site that taught it to have looked at it and not to object",
-            advice="Speak with them. Whoever releases it all the same says why, on record: `--despite REASON`.",
+            expected="an adapter that was checked, and no site that taught it to object",
+            advice="Check it (`bottega run check`), speak with the sites, or say why all the same: `--despite REASON`.",
         )  # fmt: skip
     reason = despite.strip() if against else ""
     order = read_order(store.run(run).order)
@@ -96,7 +96,12 @@ def release(
     return Released(row.round, digest, folder / weights.name)
 
 
-def _wanted(store: Store, run: str, number: int | None) -> RoundRow:
+def closed_round(store: Store, run: str, number: int | None = None) -> RoundRow:
+    """Return a round that closed with an adapter; the last one when left out.
+
+    Raises:
+        RunError: There is no such run or round.
+    """
     store.run(run)
     closed = [row for row in store.rounds(run) if row.adapter_digest is not None]
     found = [row for row in closed if number is None or row.round == number]

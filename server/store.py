@@ -12,7 +12,7 @@ from typing import Literal
 from common.errors import RunError
 from common.proto import bottega_pb2 as pb
 from security.database import Database
-from security.entries import MOST_WORDS, Entry, Reinstated, Released, RunEnded
+from security.entries import MOST_WORDS, Checked, Entry, Reinstated, Released, RunEnded, read_entry, write_entry
 from security.names import SpiffeId
 from server.journal import SCHEMA, now, write
 from server.standing import COUNTING, REMEMBERED, why_suspended
@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS releases (
     run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, digest TEXT NOT NULL, despite TEXT NOT NULL,
     released_at REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS checks (run TEXT NOT NULL, round INTEGER NOT NULL, entry BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS judgements (
     run TEXT NOT NULL, round INTEGER NOT NULL, unsure TEXT NOT NULL, PRIMARY KEY (run, round)
 ) STRICT;
@@ -242,6 +243,18 @@ class Store(Database):
                 "INSERT OR REPLACE INTO phases VALUES (?, ?, ?, ?)",
                 [(run, number, phase, seconds) for phase, seconds in phases.items()],
             )
+
+    def checked(self, entry: Checked) -> None:
+        """Record how a round's adapter did on public drawings."""
+        with self._write() as db:
+            write(db, [entry])
+            db.execute("INSERT INTO checks VALUES (?, ?, ?)", (entry.run, entry.round, write_entry(entry)))
+
+    def check(self, run: str, number: int) -> Checked | None:
+        """Return the last check of a round's adapter on public drawings; None when there was none."""
+        rows = self._read("SELECT entry FROM checks WHERE run=? AND round=? ORDER BY rowid DESC LIMIT 1", run, number)
+        entry = read_entry(rows[0][0]) if rows else None
+        return entry if isinstance(entry, Checked) else None
 
     def released(self, run: str, number: int, digest: str, despite: str, by: SpiffeId) -> None:
         """Record that a round's adapter was released, and why although something stood against it; empty if not."""

@@ -25,6 +25,7 @@ from security.audit.trust import Trust
 from security.authority import create_authority, load_certificate
 from security.checkpoint import Checkpoint, cosign, sign_checkpoint
 from security.entries import (
+    Checked,
     Entry,
     Founded,
     Invited,
@@ -175,6 +176,16 @@ class Story:
     def end(self, run: str, status: str = "finished", reason: str | None = None) -> None:
         told = {"run": run, "status": status, "reason": reason}
         self.entries.append(RunEnded.model_validate({"at": self.at(), **told}))
+
+    def check(self, run: str, number: int, after: float = 0.14) -> None:
+        weights = hashlib.sha256(self.adapters[run, number]).hexdigest()
+        self.entries.append(
+            Checked(
+                at=self.at(), run=run, round=number, adapter=weights, by=self.operator, drawings=64,
+                of=digest("public drawings"), alike=True, before=0.18, after=after,
+                margin=0.02, worse=after > 0.17,
+            )
+        )  # fmt: skip
 
     def release(self, run: str, number: int, despite: str | None = None) -> None:
         weights = hashlib.sha256(self.adapters[run, number]).hexdigest()

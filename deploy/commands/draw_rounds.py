@@ -29,9 +29,9 @@ def draw_run(
     The pictures stay in the server's home, where `bottega audit serve` shows them with a slider. They are drawn with
     adapters that nobody has released: whoever can open that home or its dashboard sees them.
     """
-    from common.models import load_base
     from common.paths import ServerHome
     from deploy.round_pictures import closed_rounds, draw_rounds
+    from deploy.run_base import base_of_run
     from security.run_order import read_order
     from server.house import open_house
     from server.store import Store
@@ -41,7 +41,7 @@ def draw_run(
         order = read_order(store.run(run).order)
         closed = [row.round for row in store.rounds(run) if row.adapter_digest is not None]
     numbers = closed_rounds(closed, number or [])
-    base = load_base(order.settings.base)
+    base = base_of_run(order)
     with Progress(console=Console(stderr=True), disable=json_) as progress:
         task = progress.add_task(f"{len(numbers)} rounds", total=len(numbers))
         files = draw_rounds(

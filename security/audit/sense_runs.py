@@ -11,7 +11,7 @@ from security.audit.sense_members import MembersSense
 from security.audit.sense_rounds import RoundSense
 from security.audit.words import settings_of
 from security.chronicle import Line
-from security.entries import Released, RoundClosed, RoundOpened, RunEnded, RunStarted, TakenBack, Update
+from security.entries import Checked, Released, RoundClosed, RoundOpened, RunEnded, RunStarted, TakenBack, Update
 
 
 @dataclass
@@ -42,7 +42,7 @@ class RunsSense:
         if isinstance(entry, RunStarted):
             yield from self._started(entry, index)
             return
-        if not isinstance(entry, RunEnded | RoundOpened | Update | RoundClosed | TakenBack | Released):
+        if not isinstance(entry, RunEnded | RoundOpened | Update | RoundClosed | TakenBack | Checked | Released):
             return
         run = self._runs.get(entry.run)
         if run is None:
@@ -54,16 +54,10 @@ class RunsSense:
             yield from self._opened(run, entry, index)
         elif entry.round not in run.rounds:
             yield Finding("round-from-nowhere", f"{entry.kind} of round {entry.round}, which was never opened", index)
-        elif isinstance(entry, Update):
-            yield from run.rounds[entry.round].update(entry, index)
-            yield from _spent(run, entry, index)
-        elif isinstance(entry, RoundClosed):
-            yield from run.rounds[entry.round].close(entry, index)
-            run.adapter = entry.adapter or run.adapter
-        elif isinstance(entry, TakenBack):
-            yield from run.rounds[entry.round].take_back(entry, index)
+        elif isinstance(entry, Checked | Released):
+            yield from _looked_at(run, entry, index)
         else:
-            yield from _released(run, entry, index)
+            yield from _of_round(run, entry, index)
 
     def close(self) -> Iterator[Finding]:
         """Yield what is found at the end."""
@@ -151,11 +145,23 @@ def _spent(run: _Run, entry: Update, index: int) -> Iterator[Finding]:
     run.epsilon[entry.site] = spent
 
 
-def _released(run: _Run, entry: Released, index: int) -> Iterator[Finding]:
+def _of_round(run: _Run, entry: Update | RoundClosed | TakenBack, index: int) -> Iterator[Finding]:
+    told = run.rounds[entry.round]
+    if isinstance(entry, Update):
+        yield from told.update(entry, index)
+        yield from _spent(run, entry, index)
+    elif isinstance(entry, RoundClosed):
+        yield from told.close(entry, index)
+        run.adapter = entry.adapter or run.adapter
+    else:
+        yield from told.take_back(entry, index)
+
+
+def _looked_at(run: _Run, entry: Checked | Released, index: int) -> Iterator[Finding]:
     closed = run.rounds[entry.round].closing
     if closed is None or closed.adapter != entry.adapter:
-        words = f"the adapter that was released as that of round {entry.round} is not what the round ended with"
-        yield Finding("released-another", words, index)
-    if entry.despite is not None:
+        words = f"the adapter that was {entry.kind} as that of round {entry.round} is not what the round ended with"
+        yield Finding(f"{entry.kind}-another", words, index)
+    if isinstance(entry, Released) and entry.despite is not None:
         words = f"the adapter of round {entry.round} was released although something stood against it: {entry.despite}"
         yield Finding("released-despite", words, index, fault=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from security.entries import (
+    Checked,
     Denied,
     Entry,
     Founded,
@@ -66,6 +67,10 @@ def _released(entry: Released) -> str:
     return f"the adapter of round {entry.round} of {entry.run} is released by {short(entry.by)}{despite}"
 
 
+def _checked(entry: Checked) -> str:
+    return f"the adapter of round {entry.round} of {entry.run} is checked by {short(entry.by)}: {entry.words()}"
+
+
 _WORDS: dict[type[Entry], Callable[[Any], str]] = {
     Founded: lambda e: f"the record begins, kept by {e.server}",
     Invited: lambda e: f"{short(e.member)} is invited by {short(e.by)}",
@@ -83,6 +88,7 @@ _WORDS: dict[type[Entry], Callable[[Any], str]] = {
     TakenBack: lambda e: (
         f"round {e.found_in} of {e.run} takes back what {', '.join(e.sites)} did in round {e.round}: {e.reason}"
     ),
+    Checked: _checked,
     Released: _released,
     Reinstated: lambda e: f"{short(e.member)} is reinstated by {short(e.by)}: {e.reason}",
 }  # fmt: skip

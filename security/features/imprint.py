@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,13 +40,40 @@ SAMPLED = 16_384
 BUCKETS = 1024
 """Numbers of the random projection."""
 
-PROJECTED = 400_000
+PROJECTED = 200_000
 """Coordinates that the projection is made of, about: of a larger update every second, third, … run of them."""
 
 BLOCKS = ("early", "middle", "late")
 _PREFIXES = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 Part = Literal["B", "both", "core"]
+
+
+class Shape(NamedTuple):
+    """How the numbers of a unit vector are distributed, whatever the others of a round are.
+
+    Attributes:
+        zeros: The share that is 0.
+        kurtosis: Fourth moment over squared second moment; 0 where all are 0.
+        peak: The share of the energy that the largest hundredth holds.
+        balance: The share above 0 less the share below.
+    """
+
+    zeros: float
+    kurtosis: float
+    peak: float
+    balance: float
+
+    @classmethod
+    def of(cls, numbers: Flat) -> Shape:
+        """Return the shape of a unit vector, float32 ``[places]``."""
+        places = len(numbers)
+        squares = numbers * numbers
+        top = max(1, places // 100)
+        peak = float(np.partition(squares, places - top)[places - top :].sum(dtype=np.float64))
+        above, below = np.count_nonzero(numbers > 0), np.count_nonzero(numbers < 0)
+        kurtosis = places * float(np.einsum("i,i->", squares, squares, dtype=np.float64))
+        return cls((places - above - below) / places, kurtosis, peak, (above - below) / places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +100,11 @@ class Imprint:
     def unit(self) -> Flat:
         """The sample as a unit vector."""
         return unit(self.sample)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """How the sample's numbers are distributed."""
+        return Shape.of(self.unit)
 
 
 class Frame:
@@ -186,11 +218,15 @@ class Frame:
         tops, ranks, weights = [], [], []
         for layer in self._spectral:
             begin, stop = self._spans[layer]
-            matrix = flat[begin:stop].reshape(-1, self.schema.modules[layer].rank).astype(np.float64)
-            shares = np.linalg.eigvalsh(matrix.T @ matrix).clip(0)
-            if not (energy := float(shares.sum())) > 0:
+            own = flat[begin:stop]
+            largest = float(max(own.max(), -own.min()))
+            if not largest > 0:
                 continue
-            shares = shares / energy
+            # By the largest first: the square of a tiny number is 0 in float32.
+            matrix = (own / np.float32(largest)).reshape(-1, self.schema.modules[layer].rank)
+            shares = np.linalg.eigvalsh((matrix.T @ matrix).astype(np.float64)).clip(0)
+            energy = largest * largest * float(shares.sum())
+            shares = shares / shares.sum()
             entropy = -float(np.sum(shares * np.log(np.where(shares > 0, shares, 1.0))))
             tops.append(float(shares[-1]))
             ranks.append(math.exp(entropy) / len(shares))

@@ -262,17 +262,13 @@ def _pasts(units: Flat, past: Sequence[Flat]) -> dict[str, Array]:
 
 
 def _shapes(units: Flat, own: Sequence[Imprint]) -> dict[str, Array]:
-    places = units.shape[1]
-    squares = units * units
+    zeros, kurtosis, peak, balance = np.array([imprint.shape for imprint in own]).T
     present = _present(units)
-    above, below = _counts(units > 0), _counts(units < 0)
-    top = max(1, places // 100)
-    peak = np.partition(squares, places - top, axis=1)[:, places - top :].sum(1, dtype=np.float64)
     return {
-        "shape.zeros": (places - above - below) / places,
-        "shape.tails": _where(present, np.log(np.maximum(_kurtosis(squares), 1e-9))),
+        "shape.zeros": zeros,
+        "shape.tails": _where(present, np.log(np.maximum(kurtosis, 1e-9))),
         "shape.peak": _where(present, peak),
-        "shape.balance": _where(present, (above - below) / places),
+        "shape.balance": _where(present, balance),
         "spectrum.top": np.array([imprint.top for imprint in own]),
         "spectrum.rank": np.array([imprint.rank for imprint in own]),
     }
@@ -299,7 +295,7 @@ def _noises(units: Flat, cosines: Array, own: Sequence[Imprint], noise: NoiseMod
     places = units.shape[1]
     norms = np.sqrt([imprint.energies.sum() for imprint in own])
     relative = norms / (noise.deviation * math.sqrt(noise.size))
-    tails = (_kurtosis(units * units) - 3) / math.sqrt(24 / places)
+    tails = (np.array([imprint.shape.kurtosis for imprint in own]) - 3) / math.sqrt(24 / places)
     pairs = np.full(len(own), np.nan)
     if len(own) > 1:
         # Not the highest: a hostile update made from the honest ones is near to each of them, and would accuse them.
@@ -319,11 +315,6 @@ def _counts(mask: NDArray[np.bool_]) -> Array:
 def _present(units: Flat) -> NDArray[np.bool_]:
     """Return which rows are not all zeros."""
     return np.asarray(units.any(axis=1))
-
-
-def _kurtosis(squares: Flat) -> Array:
-    """Return fourth moment over squared second moment of rows whose squares sum to 1."""
-    return np.asarray(squares.shape[1] * np.einsum("ij,ij->i", squares, squares, dtype=np.float64))
 
 
 def _runs(counts: Sequence[int]) -> list[tuple[int, int, int, int]]:

@@ -21,6 +21,8 @@ def tell(entry: Entry, t: Language) -> str:
         said["outcome"] = t(f"outcome.{said['outcome']}")
     if "sites" in said:
         said["sites"] = ", ".join(said["sites"])
+    if "before" in said:
+        said |= {name: t.figures(said[name]) for name in ("before", "after")}
     return t(_key(said), **said)
 
 

@@ -131,6 +131,7 @@ def full_scene(folder: Path) -> Scene:
             reason="five of five ballots say that the model is worse with it",
         )
     )
+    scene.story.check(PRIVATE, 8)
     scene.story.release(PRIVATE, 8)
     scene.write()
     who = SpiffeId(FEDERATION, Role.SITE, "vandal")

@@ -64,6 +64,7 @@ def released_despite_an_objection(root: Path) -> Federation:
     made = Federation(root, SITES, settings())
     made.sites["bruno"].behave(Way.OBJECTS)
     made.play()
+    made.checked()
     release(made.house, made.store, RUN, root / "out", despite="bruno agreed by letter")
     return made
 

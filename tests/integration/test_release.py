@@ -7,18 +7,23 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
+from click.testing import Result
 from typer.testing import CliRunner
 
 from common.errors import RunError
 from common.settings import SitePrivacySettings
+from deploy.commands.export import export_run
+from security.audit.verification import verify_record
+from security.chronicle import Chronicle
 from security.ledger_names import origin_of
 from security.manifest import MANIFEST, VKEY, read_manifest_file
 from security.note import NoteKey
 from security.provenance import examine
 from server import pulling, rounds
-from server.cli import run_app
 from server.journal import Journal
 from server.manifests import NOT_ALL_AGREE
+from server.record import open_server_record
 from server.release import release
 from tests.integration.federation import RUN, SETTINGS, Federation, Post, Way
 
@@ -32,9 +37,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulling, "POLL_S", 0.01)
 
 
+def _last(federation: Federation) -> int:
+    return federation.store.last_closed(RUN)
+
+
 def test_an_adapter_that_nobody_objects_to_is_released_and_that_is_recorded(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST)
     federation.play()
+    federation.checked(_last(federation))
     told = release(federation.house, federation.store, RUN, tmp_path / "out")
     assert hashlib.sha256(told.weights.read_bytes()).hexdigest() == told.digest
     assert told.digest == federation.store.rounds(RUN)[0].adapter_digest
@@ -45,6 +55,7 @@ def test_an_objection_holds_the_release_until_somebody_says_why_despite_it(tmp_p
     federation = Federation(tmp_path, HONEST)
     federation.sites["bruno"].behave(Way.OBJECTS)
     federation.play()
+    federation.checked(_last(federation))
     assert federation.checks(1)["bruno"] == "admitted"
     assert federation.checks(2) == {"anna": "admitted", "bruno": "objection", "carla": "admitted"}
     for why in ("", "  "):
@@ -60,6 +71,7 @@ def test_an_objection_holds_the_release_until_somebody_says_why_despite_it(tmp_p
 def test_a_site_that_was_not_there_to_look_has_not_agreed(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST)
     federation.play(_silent_at_the_look(federation, "carla"))
+    federation.checked(_last(federation))
     with pytest.raises(RunError) as caught:
         release(federation.house, federation.store, RUN, tmp_path / "out")
     assert caught.value.got == "carla has not looked at it"
@@ -69,6 +81,7 @@ def test_who_was_refused_in_every_round_has_no_say(tmp_path: Path) -> None:
     federation = Federation(tmp_path, (*HONEST, "mallory"))
     federation.sites["mallory"].behave(Way.NAN)
     federation.play(_silent_at_the_look(federation, "mallory"))
+    federation.checked(_last(federation))
     assert federation.checks(1)["mallory"] == "finite"
     release(federation.house, federation.store, RUN, tmp_path / "out")
 
@@ -76,9 +89,12 @@ def test_who_was_refused_in_every_round_has_no_say(tmp_path: Path) -> None:
 def test_the_adapter_of_an_earlier_round_was_looked_at_by_nobody(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST, SETTINGS.model_copy(update={"rounds": 2}))
     federation.play()
+    federation.checked(_last(federation))
     with pytest.raises(RunError) as caught:
         release(federation.house, federation.store, RUN, tmp_path / "out", number=1)
-    assert caught.value.got == "no site was asked to look at this round's adapter"
+    assert caught.value.got == (
+        "it was not checked on public drawings; no site was asked to look at this round's adapter"
+    )
     release(federation.house, federation.store, RUN, tmp_path / "out")
 
 
@@ -87,12 +103,14 @@ def test_an_objection_counts_for_nothing_but_a_last_look(tmp_path: Path) -> None
     federation = Federation(tmp_path, HONEST)
     federation.sites["anna"].behave(Way.REFUSES)
     federation.play()
+    federation.checked(_last(federation))
     assert federation.checks(1)["anna"] == "willing"
 
 
 def test_a_release_carries_a_manifest_that_holds_against_the_key_of_the_federation(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST, SETTINGS.model_copy(update={"rounds": 2}))
     federation.play()
+    federation.checked(_last(federation))
     told = release(federation.house, federation.store, RUN, tmp_path / "out")
     key = NoteKey(origin_of(federation.house.settings.federation), federation.house.identity.signing.public)
     found = examine(tmp_path / "out", [key])
@@ -111,15 +129,77 @@ def test_a_release_carries_a_manifest_that_holds_against_the_key_of_the_federati
 def test_whoever_exports_an_adapter_is_told_the_key_that_others_check_it_with(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST)
     federation.play()
-    words = ["export", RUN, str(tmp_path / "out"), "--home", str(federation.home.root), "--json"]
-    told = json.loads(CliRunner().invoke(run_app, words).stdout)
+    federation.checked(_last(federation))
+    told = json.loads(_exported(federation, tmp_path / "out", "--json").stdout)
     assert examine(tmp_path / "out", [NoteKey.parse(told["key"])]).holds
     assert told["manifest"] == str(tmp_path / "out" / MANIFEST)
+
+
+def test_an_adapter_that_nobody_tried_on_public_drawings_is_not_released(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    with pytest.raises(RunError) as caught:
+        release(federation.house, federation.store, RUN, tmp_path / "out")
+    assert caught.value.got == "it was not checked on public drawings"
+    federation.store.checked(federation.checked().model_copy(update={"adapter": "0" * 64}))
+    with pytest.raises(RunError, match="not checked"):
+        release(federation.house, federation.store, RUN, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    federation.checked()
+    release(federation.house, federation.store, RUN, tmp_path / "out")
+
+
+def test_an_adapter_that_is_not_better_than_the_base_is_released_only_despite_that_and_its_manifest_says_so(
+    tmp_path: Path,
+) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    federation.checked(after=1.2, worse=True)
+    with pytest.raises(RunError) as caught:
+        release(federation.house, federation.store, RUN, tmp_path / "out")
+    assert caught.value.got == (
+        "on 64 public drawings like the sites' own it does not surely do better than the bare base "
+        "(+20% loss, within 5%)"
+    )
+    release(federation.house, federation.store, RUN, tmp_path / "out", despite="to study what went wrong")
+    manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
+    assert manifest.against == (caught.value.got,)
+    assert manifest.despite == "to study what went wrong"
+
+
+def test_the_last_check_counts_and_the_ledger_tells_of_each(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    told = [federation.checked(after=1.2, worse=True), federation.checked()]
+    assert federation.store.check(RUN, 1) == told[1]
+    assert federation.store.check(RUN, 2) is None
+    release(federation.house, federation.store, RUN, tmp_path / "out")
+    with open_server_record(federation.home, sign=True) as record:
+        assert Chronicle.of(record.lines()).runs[RUN].checks == told
+        assert verify_record(record).faults == []
+
+
+def test_where_the_base_is_not_at_hand_the_export_says_so_and_releases_nothing(tmp_path: Path) -> None:
+    """The federation of these tests trains layers that no base has."""
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    done = _exported(federation, tmp_path / "out")
+    assert "it cannot be checked on public drawings here: this is not the base that the run trains on" in done.stderr
+    assert isinstance(done.exception, RunError)
+    assert done.exception.got == "it was not checked on public drawings"
+    assert not (tmp_path / "out").exists()
+
+
+def _exported(federation: Federation, folder: Path, *words: str) -> Result:
+    app = typer.Typer()
+    app.command()(export_run)
+    return CliRunner().invoke(app, [RUN, str(folder), "--home", str(federation.home.root), *words])
 
 
 def test_the_manifests_checkpoint_is_one_of_the_ledger(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST)
     federation.play()
+    federation.checked(_last(federation))
     release(federation.house, federation.store, RUN, tmp_path / "out")
     manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
     with Journal(federation.home.database) as journal:
@@ -130,6 +210,7 @@ def test_sites_are_named_in_the_manifest_only_where_they_agreed_to_it(tmp_path: 
     federation = Federation(tmp_path, HONEST)
     federation.sites["bruno"].behave(Way.OBJECTS)
     federation.play()
+    federation.checked(_last(federation))
     why = "Bruno agreed by letter;\n\x1b[31m carla was asked"
     release(federation.house, federation.store, RUN, tmp_path / "out", despite=why, named=["anna"])
     manifest, envelope, _ = read_manifest_file(tmp_path / "out" / MANIFEST)
@@ -151,6 +232,7 @@ def test_who_taught_nothing_is_not_said_to_have(tmp_path: Path) -> None:
     federation = Federation(tmp_path, (*HONEST, "mallory"))
     federation.sites["mallory"].behave(Way.NAN)
     federation.play()
+    federation.checked(_last(federation))
     release(federation.house, federation.store, RUN, tmp_path / "out", named=[*HONEST, "mallory"])
     manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
     assert manifest.taught is not None
@@ -164,6 +246,7 @@ def test_where_sites_are_protected_the_manifest_says_the_same_whatever_a_site_di
     federation = Federation(tmp_path, HONEST, protected)
     federation.sites["carla"].behave(way)
     federation.play()
+    federation.checked(_last(federation))
     release(federation.house, federation.store, RUN, tmp_path / "out", despite="they agreed", named=["anna"])
     manifest, *_ = read_manifest_file(tmp_path / "out" / MANIFEST)
     assert manifest.taught is None
@@ -178,6 +261,7 @@ def test_where_sites_are_protected_the_manifest_says_the_same_whatever_a_site_di
 def test_a_site_that_was_not_asked_cannot_be_named_and_nothing_is_left(tmp_path: Path) -> None:
     federation = Federation(tmp_path, HONEST)
     federation.play()
+    federation.checked(_last(federation))
     with pytest.raises(RunError, match="did not ask"):
         release(federation.house, federation.store, RUN, tmp_path / "out", named=["zoe"])
     assert not (tmp_path / "out").exists()

@@ -125,6 +125,11 @@ FAULTS: dict[str, tuple[Tells, ...]] = {
         lambda story: story.close_round(RUN, 1, [], "measured"),
     ),
     "run-short": (lambda story: story.end(RUN, "finished"),),
+    "checked-another": (
+        lambda story: a_round(story, 1),
+        lambda story: story.adapters.update({(RUN, 1): b"another"}),
+        lambda story: story.check(RUN, 1),
+    ),
     "released-another": (
         lambda story: a_round(story, 1),
         lambda story: story.adapters.update({(RUN, 1): b"another"}),

@@ -10,7 +10,8 @@ import torch
 
 from client.coordinates import CoreCoordinates
 from client.dataset import TrainingSet
-from client.private_training import Mechanism, _clipped, per_drawing_gradients, train_privately
+from client.per_drawing import per_drawing_gradients
+from client.private_training import Mechanism, _clipped, train_privately
 from client.training import example_losses, held_out_loss, train
 from common.adapter_schema import Adapter, AdapterSchema, LoraModule
 from common.adapters import pack, unpack

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from client.coordinates import Coordinates, coordinates_of
 from client.dataset import TrainingSet
+from client.per_drawing import per_drawing_gradients
 from client.private_training import (
     Mechanism,
     _clipped,
     _gradients,
-    per_drawing_gradients,
     poisson_sample,
     train_privately,
 )

@@ -1,0 +1,93 @@
+"""Checking the adapter of a round on public drawings, and writing down what was found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from client.drawings import Drawing, DrawingSettings, load_drawings
+from deploy.public_check import measure, pictures, procedural
+from deploy.round_pictures import write_picture
+from deploy.run_base import base_of_run
+from security.entries import Checked, moment
+from security.run_order import read_order
+from server.house import House
+from server.release import closed_round
+from server.start import fresh_state
+from server.state import RunStates
+from server.store import Store
+
+STEPS = 50
+"""Of the pictures (DDIM)."""
+
+
+class Looked(NamedTuple):
+    """What a check left: the entry of the ledger, and the picture."""
+
+    entry: Checked
+    picture: Path
+
+
+def check_round(
+    house: House,
+    store: Store,
+    run: str,
+    number: int | None = None,
+    *,
+    alike: Callable[[int], Sequence[Drawing]] | None = None,
+    steps: int = STEPS,
+    seen: Callable[[], object] = lambda: None,
+) -> Looked:
+    """Try the adapter of a closed round on public drawings, draw the fixed prompts with it, and record both.
+
+    Args:
+        house: The server's.
+        store: Of the house.
+        run: The run's id.
+        number: Which round's; the last that trained when left out.
+        alike: Given the base's size in pixels, returns public drawings like the sites' own; procedural ones are taken
+            when left out.
+        steps: Denoising steps of the pictures.
+        seen: Told three times: after the measurement, and after each row of pictures.
+
+    Raises:
+        RunError: There is no such run or closed round.
+        BaseModelError: The run's base cannot be loaded here.
+        DrawingsError: The drawings cannot be read, or are too few.
+        VaultError: The round's state is missing, or was changed.
+        HomeError: The picture cannot be written.
+    """
+    row = closed_round(store, run, number)
+    order = read_order(store.run(run).order)
+    base = base_of_run(order)
+    public = procedural(base) if alike is None else alike(base.pixels)
+    start = fresh_state(order.schema, order.settings).adapter
+    adapter = RunStates(house.home, run, house.keys.vault).load(row.round, order.schema).adapter
+    found = measure(base, start, adapter, public, alike=alike is not None)
+    seen()
+    drawn = pictures(base, start, adapter, public, steps=steps, seen=seen)
+    picture = house.home.check_picture(run, row.round)
+    write_picture(picture, drawn)
+    entry = Checked(
+        at=moment(time.time()), run=run, round=row.round, adapter=row.adapter_digest or "", by=str(house.founder),
+        drawings=found.drawings, of=found.of, alike=found.alike, before=found.before, after=found.after,
+        margin=found.margin, worse=found.worse,
+    )  # fmt: skip
+    store.checked(entry)
+    return Looked(entry, picture)
+
+
+def of_folder(folder: Path) -> Callable[[int], Sequence[Drawing]]:
+    """Return what reads a folder of drawings (imagefolder convention) at a size.
+
+    Args:
+        folder: Of drawings that are nobody's secret.
+    """
+
+    def read(pixels: int) -> Sequence[Drawing]:
+        found = load_drawings(folder, DrawingSettings(size=pixels))
+        return [*found.held_out, *found.train]
+
+    return read
