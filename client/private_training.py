@@ -186,7 +186,7 @@ def _gradients(
     own = slice(wanted * draws)
     rows = torch.cat([rows_of(p)[own].reshape(wanted * draws, -1).float().cpu() for p in parameters], dim=1)
     forget(parameters)
-    return rows.reshape(wanted, draws, -1).mean(1)
+    return rows if draws == 1 else rows.reshape(wanted, draws, -1).mean(1)
 
 
 def _drawn(
