@@ -172,7 +172,10 @@ class Frame:
         turned: list[Flat] = []
         ends: list[Flat] = []
         for place, adapter in enumerate(adapters):
-            if not place or adapter.a is not adapters[place - 1].a:  # most rounds leave A as it is
+            if self._part == "B" and adapter.a is self._start.a:  # its rows are orthonormal: A R is 1
+                ends.append(adapter.b[self._places])
+                continue
+            if not turned or adapter.a is not adapters[place - 1].a:
                 turned = self._turned(adapter.a)
             ends.append(self._sampled(adapter.b, turned))
         return [after - before for before, after in pairwise(ends)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,6 +182,16 @@ def test_what_a_round_did_is_seen_alike_before_and_after_a_is_refreshed() -> Non
     np.testing.assert_allclose(plain, honest(1, 8)[0][FRAME._places], atol=1e-4)
     later = Frame(refreshed, "B", seed=9)
     assert np.linalg.norm(later.moves([before, after])[0]) == pytest.approx(np.linalg.norm(plain), rel=1e-3)
+
+
+def test_an_a_that_is_the_frames_own_needs_no_product() -> None:
+    begun = start()
+    frame, after = Frame(begun, "B", seed=5), Adapter(SCHEMA, begun.a, begun.b + honest(1, 8)[0])
+    refreshed = refresh(after).adapter
+    shared = frame.moves([begun, after, refreshed, after])
+    copied = frame.moves([replace(one, a=one.a.copy()) for one in (begun, after, refreshed, after)])
+    for ours, theirs in zip(shared, copied, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @pytest.mark.parametrize("part", ["B", "both"])
