@@ -270,6 +270,7 @@ def _facts(
 ) -> dict[str, Any]:
     with Store(premises.server.database) as store:
         shown, order = rounds(store, run), read_order(store.run(run).order)
+        check = store.check(run, store.last_closed(run))
     means = {number: float(np.mean([c[number] for c in curves.values()])) for number in next(iter(curves.values()))}
     for row in shown:
         row["held_out_loss"] = means.get(row["round"])
@@ -282,6 +283,7 @@ def _facts(
         "held_out_loss_before": means[0],
         "held_out_loss_after": means[max(means)],
         "curves": curves,
+        "check": {"words": check.words(), "worse": check.worse} if check else None,
         "fid_before": domain_fid(before.all(), real),
         "fid_after": domain_fid(after.all(), real),
         "fid_generated": len(after.all()),

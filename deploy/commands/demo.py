@@ -140,6 +140,8 @@ def _summary(console: Console, result: dict[str, object]) -> None:
     )
     console.print(table)
     console.print(_record(result["audit"]), soft_wrap=True, highlight=False)
+    if isinstance(check := result["check"], dict):
+        console.print(f"checked  {check['words']}", soft_wrap=True, highlight=False)
     console.print(f"report   {result['report']}", soft_wrap=True)
     console.print(f"adapter  {result['adapter']}", soft_wrap=True)
     prompts = result["prompts"]

@@ -66,7 +66,9 @@ def other_root(told: Told) -> None:
 
 
 def other_size(told: Told) -> None:
-    told["checkpoint"] = told["checkpoint"].replace("\n197\n", "\n198\n", 1)
+    lines = told["checkpoint"].split("\n")
+    lines[1] = str(int(lines[1]) + 1)
+    told["checkpoint"] = "\n".join(lines)
 
 
 def other_key(told: Told) -> None:

@@ -95,6 +95,17 @@ def test_the_held_out_loss_falls_at_every_site(demo: tuple[Path, dict[str, Any]]
         assert curve["2"] < curve["0"]
 
 
+def test_the_adapter_was_tried_on_public_drawings_before_it_was_released(demo: tuple[Path, dict[str, Any]]) -> None:
+    check = demo[1]["check"]
+    assert check["words"].startswith("on 64 public drawings like the sites' own it ")
+    page = Path(demo[1]["report"]).read_text(encoding="utf-8")
+    assert "Before it was released it was tried: on 64 public drawings" in page
+    (picture,) = demo[0].rglob("check-*.png")
+    assert picture.stat().st_mode & 0o077 == 0
+    with Image.open(picture) as page_of_prompts:
+        assert page_of_prompts.size == (4 * 64, 2 * 64)
+
+
 def test_the_run_is_private_and_says_what_each_site_spent(demo: tuple[Path, dict[str, Any]]) -> None:
     result = demo[1]
     assert (result["privacy"]["epsilon"], result["privacy"]["unit"]) == (8.0, "drawing")
