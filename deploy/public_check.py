@@ -30,7 +30,7 @@ from client.dataset import encode
 from client.drawings import Drawing
 from client.training import held_out_losses
 from common.adapter_schema import Adapter
-from common.errors import DrawingsError
+from common.errors import BaseModelError, DrawingsError
 from common.models import Base, load_adapter
 from common.procedural import public_drawings
 from common.sampling import sample
@@ -107,6 +107,7 @@ def measure(base: Base, start: Adapter, adapter: Adapter, drawings: Sequence[Dra
 
     Raises:
         DrawingsError: They are too few.
+        BaseModelError: The bare base has no loss that is a number above 0.
     """
     if len(drawings) < FEWEST:
         raise DrawingsError(
@@ -119,6 +120,8 @@ def measure(base: Base, start: Adapter, adapter: Adapter, drawings: Sequence[Dra
     before, after = (
         held_out_losses(base, one, data, settings).double().mean(0).cpu().numpy() for one in (start, adapter)
     )
+    if not before.mean() > 0:
+        raise BaseModelError("the base measures no loss on these drawings", got=float(before.mean()))
     digest = hashlib.sha256("\n".join(f"{d.digest} {d.caption}" for d in chosen).encode()).hexdigest()
     margin = margin_of(before, after)
     return PublicCheck(len(chosen), digest, alike, float(before.mean()), float(after.mean()), margin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,8 +73,8 @@ def check_round(
     write_picture(picture, drawn)
     entry = Checked(
         at=moment(time.time()), run=run, round=row.round, adapter=row.adapter_digest or "", by=str(house.founder),
-        drawings=found.drawings, of=found.of, alike=found.alike, before=found.before, after=found.after,
-        margin=found.margin, worse=found.worse,
+        drawings=found.drawings, of=found.of, alike=found.alike, before=found.before, after=_finite(found.after),
+        margin=_finite(found.margin), worse=found.worse,
     )  # fmt: skip
     store.checked(entry)
     return Looked(entry, picture)
@@ -91,3 +92,7 @@ def of_folder(folder: Path) -> Callable[[int], Sequence[Drawing]]:
         return [*found.held_out, *found.train]
 
     return read
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

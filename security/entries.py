@@ -246,9 +246,9 @@ class Checked(_Entry):
     drawings: Number  # how many
     of: Digest  # of the drawings and their captions
     alike: bool  # whether they are said to be like the sites' own; else they are procedural
-    before: Real  # mean loss of the bare base
-    after: Real  # with the adapter
-    margin: Real  # how far the share by which it changed may be off (one-sided, 95 %)
+    before: Annotated[Real, Field(gt=0)]  # mean loss of the bare base
+    after: Real | None = None  # with the adapter; left out where it is no number
+    margin: Real | None = None  # how far the share by which it changed may be off (one-sided, 95 %); likewise
     worse: bool  # and so it stands against a release
 
     def words(self) -> str:
@@ -256,8 +256,15 @@ class Checked(_Entry):
         which = "public drawings like the sites' own" if self.alike else "procedural drawings"
         good = "does better" if self.alike else "does not do far worse"
         bad = "does not surely do better" if self.alike else "does far worse"
-        change = f"{self.after / self.before - 1:+.0%} loss, within {self.margin:.0%}"
-        return f"on {self.drawings} {which} it {bad if self.worse else good} than the bare base ({change})"
+        told = "its loss is no number"
+        if self.change is not None and self.margin is not None:
+            told = f"{self.change:+.0%} loss, within {self.margin:.0%}"
+        return f"on {self.drawings} {which} it {bad if self.worse else good} than the bare base ({told})"
+
+    @property
+    def change(self) -> float | None:
+        """By which share the loss changed; None where it is no number."""
+        return None if self.after is None else self.after / self.before - 1
 
 
 class Released(_Entry):

@@ -22,7 +22,7 @@ def tell(entry: Entry, t: Language) -> str:
     if "sites" in said:
         said["sites"] = ", ".join(said["sites"])
     if "before" in said:
-        said |= {name: t.figures(said[name]) for name in ("before", "after")}
+        said |= {name: "?" if said[name] is None else t.figures(said[name]) for name in ("before", "after")}
     return t(_key(said), **said)
 
 

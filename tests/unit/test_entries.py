@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import LedgerError
 from security.canonical import canonical
-from security.entries import Released, RoundClosed, Update, moment, read_entry, seconds_of, write_entry
+from security.entries import Checked, Released, RoundClosed, Update, moment, read_entry, seconds_of, write_entry
 
 AT = "2026-11-27T08:00:00.123Z"
 DIGEST = "ab" * 32
@@ -91,3 +91,24 @@ def test_a_moment_is_utc_in_milliseconds_and_comes_back() -> None:
 def test_a_release_says_by_whom() -> None:
     entry = Released(at=AT, run="r1", round=3, adapter=DIGEST, by="spiffe://a.test/operator/anna")
     assert read_entry(write_entry(entry)) == entry
+
+
+def test_a_check_whose_loss_is_no_number_is_written_down_without_it_and_told() -> None:
+    told = Checked(
+        at=AT, run="r1", round=3, adapter=DIGEST, by="spiffe://a.test/operator/anna", drawings=64, of=DIGEST,
+        alike=False, before=0.2, worse=True,
+    )  # fmt: skip
+    assert read_entry(write_entry(told)) == told
+    assert b"after" not in write_entry(told)
+    assert told.words() == "on 64 procedural drawings it does far worse than the bare base (its loss is no number)"
+
+
+@given(st.floats(1e-6, 10), st.floats(1e-6, 10), st.booleans(), st.booleans())
+def test_a_check_says_in_words_what_it_found(before: float, after: float, alike: bool, worse: bool) -> None:
+    told = Checked(
+        at=AT, run="r1", round=3, adapter=DIGEST, by="spiffe://a.test/operator/anna", drawings=64, of=DIGEST,
+        alike=alike, before=before, after=after, margin=0.03, worse=worse,
+    )  # fmt: skip
+    assert read_entry(write_entry(told)) == told
+    assert f"{after / before - 1:+.0%} loss, within 3%" in told.words()
+    assert ("not" in told.words()) is (worse is alike)
