@@ -145,7 +145,7 @@ def test_the_same_prompts_are_drawn_round_by_round_into_the_servers_home(demo: t
     refused = bottega(*words, *prompts, "--round", "7", cwd=demo[0].parent)
     assert refused.returncode == 1
     assert "there is no adapter of these rounds" in refused.stderr
-    assert len(list(Path(told[0]["file"]).parent.iterdir())) == 2
+    assert len(list(Path(told[0]["file"]).parent.glob("round-*.png"))) == 2
 
 
 def test_nothing_of_the_drawings_is_in_the_record(demo: tuple[Path, dict[str, Any]]) -> None:
