@@ -81,10 +81,12 @@ def _watch(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, own:
         return
     if not output.requires_grad:  # nothing that is trained comes before it
         output.requires_grad_(True)
-    output.register_hook(partial(_sample, layer, inputs[0].detach()))
+    output.register_hook(partial(_sample, layer, inputs[0].detach(), inputs[0]._version))
 
 
-def _sample(layer: nn.Module, activations: Tensor, backprops: Tensor) -> None:
+def _sample(layer: nn.Module, activations: Tensor, version: int, backprops: Tensor) -> None:
+    if activations._version != version:  # autograd would have said so, had the weights been trained
+        raise TrainingError("what went into a layer was changed before the backward pass", got=type(layer).__name__)
     for parameter, rows in GradSampleModule.GRAD_SAMPLERS[type(layer)](layer, [activations], backprops).items():
         before = vars(parameter).get("grad_sample")  # a layer may be passed more than once
         vars(parameter)["grad_sample"] = rows if before is None else before + rows

@@ -57,7 +57,7 @@ def sample(
             guidance_rescale=rescale,
             output_type="np",
         ).images
-        pictures.append(np.rint(out * 255).astype(np.uint8))
+        pictures.append(np.rint(np.nan_to_num(out) * 255).astype(np.uint8))
     return np.concatenate(pictures) if pictures else np.zeros((0, base.pixels, base.pixels, 3), np.uint8)
 
 

@@ -36,7 +36,7 @@ from deploy.report import SiteGallery, write_report
 from deploy.studios import StudioFolder, find_studios, make_studios, make_vandal, public_like_studios
 from deploy.vandal import check_attack
 from security.run_order import read_order
-from server.consent import against_release
+from server.consent import against_release, deciding_check
 from server.house import open_house
 from server.planning import start_run
 from server.release import release
@@ -270,7 +270,7 @@ def _facts(
 ) -> dict[str, Any]:
     with Store(premises.server.database) as store:
         shown, order = rounds(store, run), read_order(store.run(run).order)
-        check = store.check(run, store.last_closed(run))
+        check = deciding_check(store, run, store.last_closed(run))
     means = {number: float(np.mean([c[number] for c in curves.values()])) for number in next(iter(curves.values()))}
     for row in shown:
         row["held_out_loss"] = means.get(row["round"])

@@ -174,6 +174,8 @@ def _left_out(to: Document, facts: Mapping[str, Any]) -> None:
 
 def _decisions(to: Document, facts: Mapping[str, Any]) -> None:
     to.heading("Releases and decisions")
+    if not facts["checks"]:
+        to.words("The record tells of no check of an adapter of this run on public drawings.")
     for one in facts["checks"]:
         to.words(f"{one['at']}: {one['words']}")
     if not facts["releases"]:

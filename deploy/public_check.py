@@ -3,7 +3,7 @@
 Sites look for what of theirs the adapter would give away (``client/final_look.py``). This looks at whether it is any
 good. The measure is the loss of the base's own training (Ho, Jain and Abbeel 2020) on each drawing, with and without
 the adapter, on the same noise and timesteps, so that the difference is the adapter's alone. The share by which the mean
-changes comes with a margin (one-sided, 95 %; the delta method for a ratio of means).
+changes comes with a margin (one-sided, about 95 %: the delta method for a ratio of means, Student's t).
 
 **Drawings like the studios' own**, which are nobody's secret, are what tells: an adapter that learned what it should
 draws them better than the bare base, and one that is not surely better was harmed, by whoever got past the detector or
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from client.dataset import encode
 from client.drawings import Drawing
@@ -35,12 +36,13 @@ from common.models import Base, load_adapter
 from common.procedural import public_drawings
 from common.sampling import sample
 from common.settings import TrainingSettings
+from security.entries import stands_against
 
 DRAWINGS = 64
 """Drawings that are measured, at the most."""
 
-FEWEST = 8
-"""Fewer say nothing."""
+FEWEST = 32
+"""Of fewer the margin would say more than is known: losses are skewed."""
 
 DRAWS = 4
 """Noises and timesteps for each."""
@@ -48,13 +50,13 @@ DRAWS = 4
 PROMPTS = 4
 """Fixed prompts: the captions of the first drawings, each once."""
 
-FORGOTTEN = 1.0
-"""The share by which the loss on procedural drawings may rise, surely: then it has doubled."""
-
 SEED = 20_261_127
 """Of the procedural drawings; the embedded base was trained on those of another."""
 
-_SURE = 1.645
+_SURE = 0.95
+
+_STRIDE = 37
+"""Which of the procedural drawings follow each other: not all styles of one subject."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,13 @@ class PublicCheck:
     @property
     def worse(self) -> bool:
         """Whether it stands against a release; what is no number does."""
-        if self.alike:
-            return not self.change + self.margin < 0
-        return not self.change - self.margin <= FORGOTTEN
+        return stands_against(self.alike, self.change, self.margin)
 
 
 def procedural(base: Base) -> list[Drawing]:
-    """Return public drawings at the base's size, which anybody can make again: every subject in every style in turn."""
-    return [Drawing.of(d.picture, d.caption) for d in public_drawings(DRAWINGS, SEED, size=base.pixels)]
+    """Return public drawings at the base's size, which anybody can make again, of all subjects and styles."""
+    made = [Drawing.of(d.picture, d.caption) for d in public_drawings(2 * DRAWINGS, SEED, size=base.pixels)]
+    return [made[place * _STRIDE % len(made)] for place in range(DRAWINGS)]
 
 
 def measure(base: Base, start: Adapter, adapter: Adapter, drawings: Sequence[Drawing], *, alike: bool) -> PublicCheck:
@@ -120,7 +121,7 @@ def measure(base: Base, start: Adapter, adapter: Adapter, drawings: Sequence[Dra
     before, after = (
         held_out_losses(base, one, data, settings).double().mean(0).cpu().numpy() for one in (start, adapter)
     )
-    if not before.mean() > 0:
+    if not 0 < before.mean() < math.inf:
         raise BaseModelError("the base measures no loss on these drawings", got=float(before.mean()))
     digest = hashlib.sha256("\n".join(f"{d.digest} {d.caption}" for d in chosen).encode()).hexdigest()
     margin = margin_of(before, after)
@@ -164,6 +165,8 @@ def margin_of(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
         before: Losses, float64 ``[drawings]``.
         after: Those of the same drawings afterwards.
     """
-    usual = float(before.mean())
-    around = after - before * (float(after.mean()) / usual)
-    return _SURE * float(around.std(ddof=1)) / (usual * math.sqrt(len(before)))
+    usual, count = float(before.mean()), len(before)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is no number is no yes
+        around = after - before * (float(after.mean()) / usual)
+        deviation = float(around.std(ddof=1))
+    return float(student.ppf(_SURE, count - 1)) * deviation / (usual * math.sqrt(count))

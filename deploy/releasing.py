@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from client.drawings import Drawing, DrawingSettings, load_drawings
+from common.errors import RunError
+from common.export import adapter_weights
 from deploy.public_check import measure, pictures, procedural
 from deploy.round_pictures import write_picture
 from deploy.run_base import base_of_run
@@ -66,17 +69,20 @@ def check_round(
     public = procedural(base) if alike is None else alike(base.pixels)
     start = fresh_state(order.schema, order.settings).adapter
     adapter = RunStates(house.home, run, house.keys.vault).load(row.round, order.schema).adapter
+    weights = hashlib.sha256(adapter_weights(adapter)).hexdigest()
+    if weights != row.adapter_digest:
+        raise RunError("a round's state is not what its record says", got=weights, expected=row.adapter_digest)
     found = measure(base, start, adapter, public, alike=alike is not None)
     seen()
-    drawn = pictures(base, start, adapter, public, steps=steps, seen=seen)
-    picture = house.home.check_picture(run, row.round)
-    write_picture(picture, drawn)
     entry = Checked(
-        at=moment(time.time()), run=run, round=row.round, adapter=row.adapter_digest or "", by=str(house.founder),
+        at=moment(time.time()), run=run, round=row.round, adapter=weights, by=str(house.founder),
         drawings=found.drawings, of=found.of, alike=found.alike, before=found.before, after=_finite(found.after),
         margin=_finite(found.margin), worse=found.worse,
     )  # fmt: skip
     store.checked(entry)
+    drawn = pictures(base, start, adapter, public, steps=steps, seen=seen)
+    picture = house.home.check_picture(run, row.round)
+    write_picture(picture, drawn)
     return Looked(entry, picture)
 
 

@@ -12,6 +12,7 @@ and are written the same.
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import (
@@ -233,6 +234,23 @@ class TakenBack(_Entry):
     found_in: Number  # round
     sites: list[Name]
     reason: Words
+
+
+FORGOTTEN = 1.0
+"""The share by which the loss on procedural drawings may rise: then it has doubled."""
+
+
+def stands_against(alike: bool, change: float | None, margin: float | None) -> bool:
+    """Return whether what was found on public drawings stands against a release; what is no number does.
+
+    Args:
+        alike: Whether they are like the sites' own. Then the adapter must surely do better than the bare base.
+        change: By which share the loss changed; negative where the adapter is better.
+        margin: How far that may be off.
+    """
+    if change is None or margin is None or not math.isfinite(change + margin):
+        return True
+    return not change + margin < 0 if alike else not change <= FORGOTTEN
 
 
 class Checked(_Entry):

@@ -8,6 +8,7 @@ says what a site looks for). A site that did not answer may have objected, so no
 from __future__ import annotations
 
 from security.admission import Check
+from security.entries import Checked
 from server.store import Store
 
 
@@ -38,17 +39,25 @@ def against_release(store: Store, run: str, number: int) -> list[str]:
         run: The run's id.
         number: The round whose adapter it is.
     """
-    return [*_against_by_check(store, run, number), *_against_by_sites(store, run, number)]
+    return [*against_by_check(store, run, number), *_against_by_sites(store, run, number)]
 
 
-def _against_by_check(store: Store, run: str, number: int) -> list[str]:
+def deciding_check(store: Store, run: str, number: int) -> Checked | None:
+    """Return the check of a round's adapter that counts: the last on drawings like the sites' own, if there was one.
+
+    One on procedural drawings finds less, and so it lifts nothing that such a one found. None when there was none.
+    """
     digest = {row.round: row.adapter_digest for row in store.rounds(run)}.get(number)
-    check = store.check(run, number)
-    if check is None or check.adapter != digest:
+    told = [check for check in store.checks(run, number) if check.adapter == digest]
+    return next((check for check in reversed(told) if check.alike), told[-1] if told else None)
+
+
+def against_by_check(store: Store, run: str, number: int) -> list[str]:
+    """Return what public drawings have against releasing the adapter of a round; it tells of no site."""
+    check = deciding_check(store, run, number)
+    if check is None:
         return ["it was not checked on public drawings"]
-    if check.worse:
-        return [check.words()]
-    return []
+    return [check.words()] if check.worse else []
 
 
 def _against_by_sites(store: Store, run: str, number: int) -> list[str]:

@@ -26,7 +26,7 @@ from security.manifest import (
 from security.note import NoteKey
 from security.pseudonyms import pseudonyms, renamed
 from security.run_order import RunOrder
-from server.consent import taught_by
+from server.consent import against_by_check, taught_by
 from server.house import House
 from server.journal import SOFTWARE, Journal
 from server.store import RoundRow, Store
@@ -86,7 +86,7 @@ def write_manifest(
             asked=_called(sorted(order.sites), called) if hidden else None,
             privacy=_of_drawings(order),
             site_privacy=_of_sites(order),
-            against=_against(against, called, hidden=hidden),
+            against=_against(against, called, against_by_check(store, order.run, row.round), hidden=hidden),
             despite=renamed(_plain(despite[:MOST_WORDS]), called) or None,
             checkpoint=_checkpoint(house),
             files=files_in(folder),
@@ -116,9 +116,11 @@ def _adapter(order: RunOrder, digest: str) -> AdapterFacts:
     return AdapterFacts(method=lora.method, rank=lora.rank, targets=lora.targets, digest=digest)
 
 
-def _against(against: Collection[str], called: dict[str, str], *, hidden: bool) -> tuple[str, ...]:
-    if hidden:
-        return (NOT_ALL_AGREE,) if against else ()
+def _against(
+    against: Collection[str], called: dict[str, str], by_check: Collection[str], *, hidden: bool
+) -> tuple[str, ...]:
+    if hidden:  # what public drawings have against it tells of no site
+        return (*by_check, NOT_ALL_AGREE) if set(against) - set(by_check) else tuple(by_check)
     return tuple(renamed(words, called)[:MOST_WORDS] for words in against)
 
 

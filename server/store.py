@@ -250,11 +250,11 @@ class Store(Database):
             write(db, [entry])
             db.execute("INSERT INTO checks VALUES (?, ?, ?)", (entry.run, entry.round, write_entry(entry)))
 
-    def check(self, run: str, number: int) -> Checked | None:
-        """Return the last check of a round's adapter on public drawings; None when there was none."""
-        rows = self._read("SELECT entry FROM checks WHERE run=? AND round=? ORDER BY rowid DESC LIMIT 1", run, number)
-        entry = read_entry(rows[0][0]) if rows else None
-        return entry if isinstance(entry, Checked) else None
+    def checks(self, run: str, number: int) -> list[Checked]:
+        """Return the checks of a round's adapter on public drawings, in order."""
+        rows = self._read("SELECT entry FROM checks WHERE run=? AND round=? ORDER BY rowid", run, number)
+        entries = [read_entry(data) for (data,) in rows]
+        return [entry for entry in entries if isinstance(entry, Checked)]
 
     def released(self, run: str, number: int, digest: str, despite: str, by: SpiffeId) -> None:
         """Record that a round's adapter was released, and why although something stood against it; empty if not."""

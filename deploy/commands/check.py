@@ -48,7 +48,9 @@ def check_run(
     if json_:
         typer.echo(json.dumps({**looked.entry.model_dump(mode="json"), "picture": str(looked.picture)}))
         return
-    typer.echo(f"\nNext: bottega run export {run} --home {shlex.quote(str(home))}", err=True)
+    if not looked.entry.worse:
+        which = "" if number is None else f" --round {number}"
+        typer.echo(f"\nNext: bottega run export {run}{which} --home {shlex.quote(str(home))}", err=True)
 
 
 def check_and_show(

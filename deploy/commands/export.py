@@ -18,7 +18,7 @@ def export_run(
     folder: Annotated[Path | None, typer.Argument(help="A new folder; adapter-RUN when left out.")] = None,
     number: Annotated[int | None, typer.Option("--round", help="Which round's; the last when left out.")] = None,
     despite: Annotated[
-        str, typer.Option(help="Why, although a site objects or has not looked; recorded, and in the manifest.")
+        str, typer.Option(help="Why, although it failed its check, or a site objects or has not looked; recorded.")
     ] = "",
     named: Annotated[
         list[str] | None,
@@ -46,7 +46,8 @@ def export_run(
 
     house = open_house(ServerHome(home.absolute()))
     with Store(house.home.database) as store:
-        _checked_before(house, store, run, number, quiet=json_)
+        if not despite.strip():  # who says why all the same need not wait for it; that it was not checked is on record
+            _checked_before(house, store, run, number, quiet=json_)
         told = release(house, store, run, (folder or Path(f"adapter-{run}")).absolute(), number, despite, named or [])
     key = (told.weights.parent / VKEY).read_text("utf-8").strip()
     if json_:
@@ -63,11 +64,11 @@ def _checked_before(house: House, store: Store, run: str, number: int | None, *,
     """Check the adapter if nobody did; where it cannot be, that stands against the release, and it is said why."""
     from common.errors import BaseModelError
     from deploy.commands.check import check_and_show
+    from server.consent import deciding_check
     from server.release import closed_round
 
     row = closed_round(store, run, number)
-    before = store.check(run, row.round)
-    if before is not None and before.adapter == row.adapter_digest:
+    if deciding_check(store, run, row.round) is not None:
         return
     try:
         check_and_show(house, store, run, row.round, quiet=quiet)

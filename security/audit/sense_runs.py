@@ -11,7 +11,17 @@ from security.audit.sense_members import MembersSense
 from security.audit.sense_rounds import RoundSense
 from security.audit.words import settings_of
 from security.chronicle import Line
-from security.entries import Checked, Released, RoundClosed, RoundOpened, RunEnded, RunStarted, TakenBack, Update
+from security.entries import (
+    Checked,
+    Released,
+    RoundClosed,
+    RoundOpened,
+    RunEnded,
+    RunStarted,
+    TakenBack,
+    Update,
+    stands_against,
+)
 
 
 @dataclass
@@ -162,6 +172,9 @@ def _looked_at(run: _Run, entry: Checked | Released, index: int) -> Iterator[Fin
     if closed is None or closed.adapter != entry.adapter:
         words = f"the adapter that was {entry.kind} as that of round {entry.round} is not what the round ended with"
         yield Finding(f"{entry.kind}-another", words, index)
+    if isinstance(entry, Checked) and entry.worse is not stands_against(entry.alike, entry.change, entry.margin):
+        words = f"the check of the adapter of round {entry.round} does not follow from its own numbers"
+        yield Finding("checked-wrongly", words, index)
     if isinstance(entry, Released) and entry.despite is not None:
         words = f"the adapter of round {entry.round} was released although something stood against it: {entry.despite}"
         yield Finding("released-despite", words, index, fault=False)

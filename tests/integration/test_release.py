@@ -21,6 +21,7 @@ from security.manifest import MANIFEST, VKEY, read_manifest_file
 from security.note import NoteKey
 from security.provenance import examine
 from server import pulling, rounds
+from server.consent import deciding_check
 from server.journal import Journal
 from server.manifests import NOT_ALL_AGREE
 from server.record import open_server_record
@@ -171,12 +172,22 @@ def test_the_last_check_counts_and_the_ledger_tells_of_each(tmp_path: Path) -> N
     federation = Federation(tmp_path, HONEST)
     federation.play()
     told = [federation.checked(after=1.2, worse=True), federation.checked()]
-    assert federation.store.check(RUN, 1) == told[1]
-    assert federation.store.check(RUN, 2) is None
+    assert deciding_check(federation.store, RUN, 1) == told[1]
+    assert deciding_check(federation.store, RUN, 2) is None
     release(federation.house, federation.store, RUN, tmp_path / "out")
     with open_server_record(federation.home, sign=True) as record:
         assert Chronicle.of(record.lines()).runs[RUN].checks == told
         assert verify_record(record).faults == []
+
+
+def test_a_check_on_procedural_drawings_lifts_nothing_that_drawings_like_the_sites_own_found(tmp_path: Path) -> None:
+    federation = Federation(tmp_path, HONEST)
+    federation.play()
+    failed = federation.checked(after=1.2, worse=True)
+    federation.store.checked(failed.model_copy(update={"alike": False, "worse": False}))
+    assert deciding_check(federation.store, RUN, 1) == failed
+    with pytest.raises(RunError, match="does not surely do better"):
+        release(federation.house, federation.store, RUN, tmp_path / "out")
 
 
 def test_where_the_base_is_not_at_hand_the_export_says_so_and_releases_nothing(tmp_path: Path) -> None:

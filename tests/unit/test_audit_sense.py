@@ -130,6 +130,10 @@ FAULTS: dict[str, tuple[Tells, ...]] = {
         lambda story: story.adapters.update({(RUN, 1): b"another"}),
         lambda story: story.check(RUN, 1),
     ),
+    "checked-wrongly": (
+        lambda story: a_round(story, 1),
+        lambda story: story.check(RUN, 1, after=0.3, worse=False),
+    ),
     "released-another": (
         lambda story: a_round(story, 1),
         lambda story: story.adapters.update({(RUN, 1): b"another"}),
