@@ -430,14 +430,18 @@ class Federation:
 
     def checked(self, number: int = 1, *, after: float = 0.9, worse: bool = False) -> Checked:
         """Record that the adapter of a round was checked on public drawings, and with what result."""
+        entry = self.a_check(number, after=after, worse=worse)
+        self.store.checked(entry)
+        return entry
+
+    def a_check(self, number: int = 1, *, after: float = 0.9, worse: bool = False) -> Checked:
+        """Return the entry of a check of a round's adapter."""
         digest = {row.round: row.adapter_digest for row in self.store.rounds(RUN)}[number]
-        entry = Checked(
+        return Checked(
             at=moment(time.time()), run=RUN, round=number, adapter=digest or "", by=str(self.house.founder),
             drawings=64, of=hashlib.sha256(b"public").hexdigest(), alike=True, before=1.0, after=after, margin=0.05,
             worse=worse,
         )  # fmt: skip
-        self.store.checked(entry)
-        return entry
 
     def verdicts(self, number: int = 1) -> dict[str, Verdict]:
         """Return the verdicts of a round by site."""

@@ -142,7 +142,7 @@ def test_an_adapter_that_nobody_tried_on_public_drawings_is_not_released(tmp_pat
     with pytest.raises(RunError) as caught:
         release(federation.house, federation.store, RUN, tmp_path / "out")
     assert caught.value.got == "it was not checked on public drawings"
-    federation.store.checked(federation.checked().model_copy(update={"adapter": "0" * 64}))
+    federation.store.checked(federation.a_check().model_copy(update={"adapter": "0" * 64}))
     with pytest.raises(RunError, match="not checked"):
         release(federation.house, federation.store, RUN, tmp_path / "out")
     assert not (tmp_path / "out").exists()

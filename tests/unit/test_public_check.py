@@ -54,7 +54,7 @@ def test_an_adapter_that_learned_from_such_drawings_is_better_on_others_like_the
     start = fresh_state(attach_lora(base.unet, lora), RunSettings(lora=lora)).adapter
     studio = next(iter(STUDIOS.values()))
     own, public = (
-        [Drawing.of(d.picture, d.caption) for d in studio_drawings(studio, 24, seed, size=base.pixels)]
+        [Drawing.of(d.picture, d.caption) for d in studio_drawings(studio, FEWEST, seed, size=base.pixels)]
         for seed in (0, SEED)
     )
     settings = TrainingSettings(steps=12, batch=8, learning_rate=5e-3)
