@@ -34,7 +34,7 @@ from common.adapter_schema import Adapter
 from common.errors import BaseModelError, DrawingsError
 from common.models import Base, load_adapter
 from common.procedural import public_drawings
-from common.sampling import sample
+from common.sampling import DEFAULT_STEPS, sample
 from common.settings import TrainingSettings
 from security.entries import stands_against
 
@@ -134,8 +134,7 @@ def pictures(
     adapter: Adapter,
     drawings: Sequence[Drawing],
     *,
-    steps: int,
-    guidance: float = 7.5,
+    steps: int = DEFAULT_STEPS,
     seen: Callable[[], object] = lambda: None,
 ) -> NDArray[np.uint8]:
     """Return the fixed prompts drawn by the bare base, above, and with the adapter, below: uint8 ``[h, w, 3]``.
@@ -146,14 +145,13 @@ def pictures(
         adapter: Likewise.
         drawings: Their captions are the prompts.
         steps: Denoising steps.
-        guidance: Guidance scale.
         seen: Told after each of the two rows.
     """
     prompts = list(dict.fromkeys(d.caption for d in drawings))[:PROMPTS]
     rows = []
     for one in (start, adapter):
         load_adapter(base.unet, one)
-        rows.append(np.hstack(list(sample(base, prompts, seed=SEED, steps=steps, guidance=guidance))))
+        rows.append(np.hstack(list(sample(base, prompts, seed=SEED, steps=steps))))
         seen()
     return np.vstack(rows)
 

@@ -23,9 +23,6 @@ from server.start import fresh_state
 from server.state import RunStates
 from server.store import Store
 
-STEPS = 50
-"""Of the pictures (DDIM)."""
-
 
 class Looked(NamedTuple):
     """What a check left: the entry of the ledger, and the picture."""
@@ -41,7 +38,6 @@ def check_round(
     number: int | None = None,
     *,
     alike: Callable[[int], Sequence[Drawing]] | None = None,
-    steps: int = STEPS,
     seen: Callable[[], object] = lambda: None,
 ) -> Looked:
     """Try the adapter of a closed round on public drawings, draw the fixed prompts with it, and record both.
@@ -53,7 +49,6 @@ def check_round(
         number: Which round's; the last that trained when left out.
         alike: Given the base's size in pixels, returns public drawings like the sites' own; procedural ones are taken
             when left out.
-        steps: Denoising steps of the pictures.
         seen: Told three times: after the measurement, and after each row of pictures.
 
     Raises:
@@ -80,7 +75,7 @@ def check_round(
         margin=_finite(found.margin), worse=found.worse,
     )  # fmt: skip
     store.checked(entry)
-    drawn = pictures(base, start, adapter, public, steps=steps, seen=seen)
+    drawn = pictures(base, start, adapter, public, seen=seen)
     picture = house.home.check_picture(run, row.round)
     write_picture(picture, drawn)
     return Looked(entry, picture)
